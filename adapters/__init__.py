@@ -1,0 +1,1 @@
+"""LoRA adapters: the layer, training, evaluation, versions and their reconciliation. No HTTP here."""

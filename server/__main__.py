@@ -1,0 +1,5 @@
+"""`python -m server` is the `zephyra` command."""
+
+from server.cli import app
+
+app()

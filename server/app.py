@@ -1,0 +1,115 @@
+"""The FastAPI application: `create_app(settings)`. Importing opens no file and reads no environment."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from server import models, route
+from server.chat import PATH, ChatCompletions
+from server.errors import InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
+from server.gateway import Gateway, running_gateway
+from server.settings import Settings
+
+log = logging.getLogger("zephyra")
+
+
+class _Late:
+    """Holds the endpoint's place until the gateway runs."""
+
+    def __init__(self) -> None:
+        self.endpoint: ChatCompletions | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.endpoint is not None, "the application serves no request before its lifespan began"
+        await self.endpoint(scope, receive, send)
+
+
+def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = None) -> FastAPI:
+    """The gateway's application. `on_start` is called with the running gateway, before the first request."""
+    chat = _Late()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
+        async with running_gateway(settings) as gateway:
+            chat.endpoint = ChatCompletions(gateway)
+            if on_start:
+                on_start(gateway)
+            yield {"gateway": gateway}
+
+    app = FastAPI(title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan)
+    app.router.routes.append(Route(PATH, endpoint=chat, methods=["POST"]))
+    app.include_router(models.router)
+    app.include_router(route.router)
+    app.get("/health", tags=["health"], summary="Alive")(health)
+    app.get("/ready", tags=["health"], summary="Able to answer")(ready)
+    app.get("/metrics", tags=["health"], summary="Prometheus metrics")(metrics)
+    app.add_exception_handler(ZephyraError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(Exception, _answer_unexpected)
+    return app
+
+
+async def health() -> dict[str, str]:
+    """The process is alive; says nothing of engines."""
+    return {"status": "ok"}
+
+
+async def ready(request: Request) -> Response:
+    """200 when engine, adapters and TinyAda are in place; else 503 with what is missing."""
+    missing = request.state.gateway.missing()
+    if missing:
+        return JSONResponse({"status": "not ready", "missing": missing}, 503, {"retry-after": "2"})
+    return JSONResponse({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus's text exposition format."""
+    gateway: Gateway = request.state.gateway
+    return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _response(error: ZephyraError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers()}
+    return Response(error.body(), error.status, headers)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ZephyraError)
+    return _response(error)
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _response(
+            NotFound(f"There is no {request.method} {request.url.path} here. See /docs for what there is.")
+        )
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        response = _response(MethodNotAllowed(f"{request.url.path} takes {allowed}, not {request.method}."))
+        response.headers.update(error.headers or {})
+        return response
+    return _response(InvalidRequest(str(error.detail)))
+
+
+async def _answer_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    findings: list[dict[str, Any]] = list(error.errors())
+    first = findings[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _response(InvalidRequest(f"{where}: {first['msg']}", where))
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    # The server's own log has the traceback; the client gets none of it.
+    return _response(ZephyraError("The gateway failed on this request. Its log says why."))

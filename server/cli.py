@@ -1,0 +1,134 @@
+"""The `zephyra` command."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from server.gateway import Gateway
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.callback()
+def main() -> None:
+    """Zephyra: many domain experts out of one base model."""
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="A zephyra.toml; without one the shipped base is served.")] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="Use an engine that already runs: http://host:port or unix:/path."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on [8000].")] = None,
+    verbose: Annotated[bool, typer.Option(help="Log more.")] = False,
+) -> None:
+    """Start the gateway, and an engine where none is named."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    gateway: dict[str, Any] = {}
+    if host is not None:
+        gateway["host"] = host
+    if port is not None:
+        gateway["port"] = port
+    overrides: dict[str, dict[str, Any]] = {"gateway": gateway}
+    if engine:
+        overrides["engine"] = {"urls": engine}
+    try:
+        run(load(config, overrides))
+    except SettingsError as error:
+        typer.echo(f"zephyra: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def route(
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    path: Annotated[Path | None, typer.Option(help="A TinyAda other than the shipped one.")] = None,
+) -> None:
+    """Show what TinyAda decides for a prompt."""
+    from router import TinyAda
+
+    decision = TinyAda.load(path).route(text)
+    typer.echo(f"{decision.domain}  confidence {decision.confidence:.3f}  {decision.reason}")
+    for domain, score in sorted(decision.scores.items(), key=lambda item: -item[1]):
+        typer.echo(f"  {domain:10} {score:.4f} {'#' * round(score * 40)}")
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM. Raises `SettingsError` before anything is started."""
+    import uvicorn
+
+    from server.app import create_app
+    from server.gateway import check
+
+    check(settings)
+    listener = listen(settings.gateway.host, settings.gateway.port)
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    tasks: set[asyncio.Task[None]] = set()
+
+    def announce(gateway: "Gateway") -> None:
+        tasks.add(asyncio.create_task(announce_ready(gateway, address)))
+
+    config = uvicorn.Config(
+        create_app(settings, announce),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=round(settings.gateway.shutdown_grace),
+    )
+    print(f"zephyra: opening the gateway on {address}", flush=True)
+    # uvicorn raises the signal again once it has stopped: here that means a normal end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        uvicorn.Server(config).run([listener])
+    print("zephyra: stopped", flush=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `SettingsError` where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"gateway.host, gateway.port: cannot listen on {host}:{port}: {error.strerror or error}; "
+            "stop what uses it or name another, e.g. --port 8001"
+        ) from error
+
+
+async def announce_ready(gateway: "Gateway", address: str) -> None:
+    """Print what is awaited until ready, then the URL and a call to paste."""
+    began = time.monotonic()
+    shown: list[str] = []
+    while missing := gateway.missing():
+        if missing != shown:
+            print(f"zephyra: waiting: {'; '.join(missing)} ({time.monotonic() - began:.0f} s)", flush=True)
+            shown = missing
+        await asyncio.sleep(0.5)
+    print(
+        f"zephyra: ready after {time.monotonic() - began:.0f} s on {address}\n"
+        f"  models: {', '.join(gateway.table.names)}\n  try:\n"
+        f"  curl -i {address}/v1/chat/completions -H 'content-type: application/json' -d '"
+        '{"model": "zephyra-resolve", "messages": [{"role": "user", '
+        '"content": "What is the usual dose of ibuprofen for a headache?"}]}\'',
+        flush=True,
+    )

@@ -1,0 +1,188 @@
+"""One vLLM engine behind HTTP: the requests it takes, the adapters it holds, what runs on it.
+
+`Upstream` is the seam of the request path: one method, so that a fake or another client can stand in for aiohttp.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import aiohttp
+import msgspec
+
+from adapters.version import Version
+from server.errors import EngineUnavailable
+
+# Below vLLM's own keep-alive of 5 s, so that a pooled connection is never one the engine is just closing.
+KEEPALIVE_SECONDS = 4.0
+CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=120)
+PROBE_TIMEOUT = aiohttp.ClientTimeout(total=10)
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
+
+
+class Reply(Protocol):
+    """An engine's answer whose head has arrived."""
+
+    status: int
+    content_type: str
+
+    async def read(self) -> bytes:
+        """The whole body. Raises `EngineUnavailable` when the engine breaks off."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises `EngineUnavailable` when the engine breaks off."""
+        ...
+
+    def close(self) -> None:
+        """Drop the connection if the body has not ended, which makes the engine abort the request."""
+        ...
+
+
+class Upstream(Protocol):
+    """What the request path needs of an engine."""
+
+    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+        """Send a JSON body; returns once the head of the answer is here. Raises `EngineUnavailable`."""
+        ...
+
+
+class LoadRefused(Exception):
+    """The engine did not load or unload an adapter; the text is the engine's."""
+
+
+class _ModelCard(msgspec.Struct):
+    id: str
+    root: str | None = None
+    parent: str | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_ModelCard]
+
+
+class _HttpReply:
+    """aiohttp's response as a `Reply`: its errors mapped at this one boundary."""
+
+    __slots__ = ("_response", "content_type", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.content_type = response.headers.get("content-type", "application/json")
+
+    async def read(self) -> bytes:
+        try:
+            return await self._response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable("The engine broke off while answering. Try again.") from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable("The engine broke off while answering. Try again.") from error
+
+    def close(self) -> None:
+        self._response.close()
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """An engine and what is known of it now. `url` is http://host:port or unix:/path."""
+
+    url: str
+    session: aiohttp.ClientSession
+    origin: str
+    # Answers /health.
+    up: bool = False
+    # Up, and the first reconciliation since then is done.
+    ready: bool = False
+    loaded: frozenset[str] = frozenset()
+    base_name: str = ""
+    # Requests in flight by engine-side name.
+    running: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def connect(cls, url: str, api_key: str | None = None) -> "Engine":
+        """A client for `url`; opens no connection yet."""
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        connector: aiohttp.BaseConnector
+        if url.startswith("unix:"):
+            path = "/" + url.removeprefix("unix:").lstrip("/")
+            connector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+            origin = "http://engine"
+        else:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+            origin = url.rstrip("/")
+        session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False)
+        return cls(url, session, origin)
+
+    async def close(self) -> None:
+        await self.session.close()
+
+    @property
+    def in_flight(self) -> int:
+        return self.running.total()
+
+    @contextmanager
+    def counted(self, name: str) -> Iterator[None]:
+        """Count a request for the version `name` in, from before it is forwarded until its body has ended."""
+        self.running[name] += 1
+        try:
+            yield
+        finally:
+            self.running[name] -= 1
+            if not self.running[name]:
+                del self.running[name]
+
+    def mark_down(self) -> None:
+        self.up = self.ready = False
+        self.loaded = frozenset()
+
+    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+        try:
+            response = await self.session.post(
+                self.origin + path, data=body, headers=headers, timeout=STREAM_TIMEOUT, allow_redirects=False
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable("The engine is not reachable; it is being brought back. Try again.") from error
+        return _HttpReply(response)
+
+    async def healthy(self) -> bool:
+        """Whether /health answers 200."""
+        try:
+            async with self.session.get(self.origin + "/health", timeout=PROBE_TIMEOUT) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def list_adapters(self) -> dict[str, str]:
+        """Engine-side name -> root path of each adapter; notes the base's name too. Raises `EngineUnavailable`."""
+        try:
+            async with self.session.get(self.origin + "/v1/models", timeout=PROBE_TIMEOUT) as response:
+                models = msgspec.json.decode(await response.read(), type=_ModelList)
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
+            raise EngineUnavailable(f"The engine does not list its models: {error}") from error
+        self.base_name = next((card.id for card in models.data if card.parent is None), self.base_name)
+        return {card.id: card.root or "" for card in models.data if card.parent is not None}
+
+    async def load(self, version: Version) -> None:
+        """Load a version. Raises `LoadRefused` with the engine's reason, `EngineUnavailable` when it is gone."""
+        await self._control("/v1/load_lora_adapter", {"lora_name": version.engine_name, "lora_path": str(version.path)})
+
+    async def unload(self, name: str) -> None:
+        """Unload by engine-side name. Raises as `load` does."""
+        await self._control("/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def _control(self, path: str, payload: dict[str, str]) -> None:
+        try:
+            async with self.session.post(self.origin + path, json=payload, timeout=CONTROL_TIMEOUT) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"The engine did not answer {path}: {error}") from error
+        if response.status != 200:
+            raise LoadRefused(f"{response.status}: {text[:500]}")

@@ -1,0 +1,37 @@
+"""GET /v1/models and /v1/models/{id}, in OpenAI's shape."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server.errors import ModelNotFound
+from server.gateway import Gateway
+from server.table import RouteTable
+
+router = APIRouter(tags=["models"])
+_STARTED = int(time.time())
+
+
+@router.get("/v1/models", summary="List the models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """Every public name: the routed model, the base, each adapter."""
+    gateway: Gateway = request.state.gateway
+    return {"object": "list", "data": [_card(name, gateway.table) for name in gateway.table.names]}
+
+
+@router.get("/v1/models/{name}", summary="One model")
+async def retrieve_model(name: str, request: Request) -> dict[str, Any]:
+    """One model by its public name; 404 for any other."""
+    gateway: Gateway = request.state.gateway
+    if name not in gateway.table.names:
+        raise ModelNotFound(name)
+    return _card(name, gateway.table)
+
+
+def _card(name: str, table: RouteTable) -> dict[str, Any]:
+    card: dict[str, Any] = {"id": name, "object": "model", "created": _STARTED, "owned_by": "zephyra"}
+    version = table.adapters.get(name)
+    if version is not None:
+        card |= {"parent": table.base, "domain": version.domain, "version": version.digest}
+    return card

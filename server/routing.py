@@ -1,0 +1,79 @@
+"""From a request to the version and the engine that answer it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from router import Decision
+from server.engine import Engine
+from server.errors import AdapterNotReady, EngineUnavailable, ModelNotFound
+from server.request import ChatRequest
+from server.table import RouteTable
+
+GENERAL = "general"
+
+
+class Classifier(Protocol):
+    """What the request path needs of TinyAda."""
+
+    def route_conversation(self, messages: Sequence[Any]) -> Decision: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who answers. `adapter` is what clients are told: name@version, or the base's public name."""
+
+    model: str
+    adapter: str
+    # The adapter's public name, or the base's: a metric label without versions.
+    label: str
+    engine: Engine
+    engine_name: str
+    reason: str
+    decision: Decision | None
+
+    @property
+    def domain(self) -> str | None:
+        return self.decision.domain if self.decision else None
+
+
+def choose(request: ChatRequest, table: RouteTable, engines: Sequence[Engine], classifier: Classifier) -> Choice:
+    """Decide who answers. Raises `ModelNotFound`, `EngineUnavailable`, `AdapterNotReady`."""
+    name, reason, decision = target(request, table, classifier)
+    ready = [engine for engine in engines if engine.ready]
+    if not ready:
+        raise EngineUnavailable("No engine is ready; one is starting or being brought back. Try again.")
+    version = table.adapters.get(name)
+    if version is not None:
+        holders = [engine for engine in ready if version.engine_name in engine.loaded]
+        if holders:
+            engine = _least_busy(holders)
+            return Choice(request.model, version.engine_name, name, engine, version.engine_name, reason, decision)
+        if decision is None:
+            raise AdapterNotReady(f"The adapter {name!r} is not loaded yet. Try again.", "model")
+        reason = "fallback"
+    engine = _least_busy(ready)
+    engine_name = table.zero.engine_name if table.zero else engine.base_name
+    return Choice(request.model, table.base, table.base, engine, engine_name, reason, decision)
+
+
+def target(request: ChatRequest, table: RouteTable, classifier: Classifier) -> tuple[str, str, Decision | None]:
+    """The public name that should answer, the reason, and TinyAda's decision if it was asked."""
+    model = request.model
+    if model != table.resolve:
+        if model != table.base and model not in table.adapters:
+            raise ModelNotFound(model)
+        return model, "explicit", None
+    decision = classifier.route_conversation(request.messages)
+    if decision.abstained:
+        return table.base, "abstained", decision
+    if decision.domain == GENERAL:
+        return table.base, decision.reason, decision
+    adapter = table.domains.get(decision.domain)
+    if adapter is None:
+        return table.base, "fallback", decision
+    return adapter, decision.reason, decision
+
+
+def _least_busy(engines: Sequence[Engine]) -> Engine:
+    return min(engines, key=lambda engine: engine.in_flight) if len(engines) > 1 else engines[0]

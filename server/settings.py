@@ -1,0 +1,185 @@
+"""Configuration: one frozen, validated value, built once from a TOML file and the command line.
+
+Every section forbids unknown keys; `load` turns pydantic's findings into a `SettingsError` that names the key and
+what is allowed there.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+BUNDLE = Path(__file__).resolve().parent.parent / "adapters" / "bundle"
+
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+# Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
+RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
+
+
+class SettingsError(ValueError):
+    """The configuration cannot be used; the message names the key and what it may be."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewaySettings(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    max_body_bytes: int = Field(8 * 2**20, ge=1024)
+    # How long running answers may go on after a stop was asked for, in seconds.
+    shutdown_grace: float = Field(20.0, ge=0)
+
+
+class ModelNames(Section):
+    base: AdapterName = "zephyra"
+    resolve: AdapterName = "zephyra-resolve"
+
+
+class BaseModelSettings(Section):
+    # A directory or a Hugging Face id.
+    model: str = str(BUNDLE / "base")
+
+
+class AdapterSettings(Section):
+    path: Path
+    domain: str | None = None
+
+
+class RouterSettings(Section):
+    # Directory of TinyAda's weights; the shipped ones when absent.
+    path: Path | None = None
+
+
+class EngineSettings(Section):
+    # Engines that already run, as http://host:port or unix:/path; when empty, one is started and supervised.
+    urls: tuple[str, ...] = ()
+    api_key: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_loras: int | None = Field(None, ge=1)
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    max_model_len: int | None = Field(None, ge=64)
+    # CPU engines only; vLLM's own default would take 0.92 of the machine's memory.
+    kv_cache_memory_bytes: int = Field(512 * 2**20, ge=2**20)
+    args: tuple[str, ...] = ()
+    # Seconds between two looks at an engine's health and adapters.
+    poll_interval: float = Field(1.0, gt=0)
+    start_timeout: float = Field(900.0, gt=0)
+    # Restart delays: doubling from the first to the second, in seconds.
+    backoff: tuple[float, float] = (1.0, 30.0)
+
+    @model_validator(mode="after")
+    def _check_urls(self) -> Self:
+        for url in self.urls:
+            if not url.startswith(("http://", "https://", "unix:/")):
+                raise ValueError(f"engine.urls: {url!r} must begin with http://, https:// or unix:/")
+        return self
+
+
+class Settings(Section):
+    """All of it. `adapters` maps a public name to its files and the domain it serves."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    names: ModelNames = ModelNames()
+    base: BaseModelSettings = BaseModelSettings()
+    adapters: dict[AdapterName, AdapterSettings] = Field(default_factory=dict)
+    router: RouterSettings = RouterSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        taken = RESERVED_NAMES | {self.names.base, self.names.resolve}
+        domains: dict[str, str] = {}
+        for name, adapter in self.adapters.items():
+            if name in taken:
+                raise ValueError(f"adapters.{name}: the name is reserved; choose another")
+            if adapter.domain is None:
+                continue
+            if adapter.domain == "general":
+                raise ValueError(f"adapters.{name}.domain: 'general' is answered by the base, not by an adapter")
+            if adapter.domain in domains:
+                other = domains[adapter.domain]
+                raise ValueError(f"adapters.{name}.domain: {adapter.domain!r} is already served by {other!r}")
+            domains[adapter.domain] = name
+        return self
+
+
+def shipped_adapters(bundle: Path = BUNDLE) -> dict[str, AdapterSettings]:
+    """The bundle's adapters by name, the zero adapter left out."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    return {
+        name: AdapterSettings(path=bundle / entry["path"], domain=entry["domain"])
+        for name, entry in manifest["adapters"].items()
+        if entry["domain"] is not None
+    }
+
+
+def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """Settings from a TOML file, with `overrides` (section -> key -> value) on top.
+
+    Without a file, and without a base of its own, the shipped base and adapters are served. Relative paths in the
+    file are taken from the file's directory. Raises `SettingsError`.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not valid TOML: {error}") from error
+        _resolve_paths(raw, path.resolve().parent)
+    for section, values in (overrides or {}).items():
+        part = raw.setdefault(section, {})
+        if isinstance(part, dict):
+            part.update(values)
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+    if "adapters" not in raw and "model" not in raw.get("base", {}):
+        settings = settings.model_copy(update={"adapters": shipped_adapters()})
+    return settings
+
+
+def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:
+    """Make the file's relative paths absolute; a base that is no local directory stays a Hugging Face id."""
+
+    def absolute(section: Any, key: str) -> None:
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            candidate = (directory / section[key]).resolve()
+            if key == "path" or candidate.is_dir():
+                section[key] = str(candidate)
+
+    absolute(raw.get("base"), "model")
+    absolute(raw.get("router"), "path")
+    adapters = raw.get("adapters")
+    for adapter in adapters.values() if isinstance(adapters, dict) else ():
+        absolute(adapter, "path")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for finding in error.errors(include_url=False):
+        key = ".".join(str(part) for part in finding["loc"])
+        message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "extra_forbidden":
+            message = f"unknown key; allowed here: {', '.join(_allowed_keys(finding['loc']))}"
+        lines.append(f"{key}: {message}" if key else message)
+    return "; ".join(lines)
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        if model is Settings and part == "adapters":
+            return list(AdapterSettings.model_fields)
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
