@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
@@ -20,7 +19,6 @@ log = logging.getLogger("zephyra.engine")
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 TERM_SECONDS = 15.0
-PR_SET_PDEATHSIG = 1
 # An engine that ran this long was well: its next restart does not wait.
 STEADY_SECONDS = 60.0
 # Consecutive failed health checks after which a running but mute engine is killed.
@@ -143,12 +141,14 @@ class Supervisor:
         command = engine_command(self.settings, self.base, self.socket, self.adapters, self.rank)
         log.info("starting the engine: %s", " ".join(command[1:]))
         self.starts += 1
+        guard = [sys.executable, "-m", "server.guard"]
         # A session of its own: Ctrl-C reaches the gateway alone, which then stops the engine in order.
         return await asyncio.create_subprocess_exec(
+            *guard,
             *command,
+            stdin=asyncio.subprocess.PIPE,
             env=engine_environment(self.base, self.directory),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
         )
 
     async def _watch(self, process: asyncio.subprocess.Process, engine: Engine) -> None:
@@ -178,8 +178,3 @@ class Supervisor:
         # The engine's own children would otherwise outlive a killed API server.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: a gateway that is killed outright takes its engine with it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -46,9 +46,11 @@ class System:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def engine(self) -> psutil.Process:
-        """vLLM's API server, a direct child of the gateway."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if "vllm.entrypoints.openai.api_server" in child.cmdline())
+        """vLLM's API server."""
+        commands = {child: child.cmdline() for child in self.descendants()}
+        return next(
+            p for p, c in commands.items() if "vllm.entrypoints.openai.api_server" in c and "server.guard" not in c
+        )
 
 
 def free_port() -> int:
