@@ -1,0 +1,1 @@
+"""The shipped base: its corpus, its tokenizer, its training, and the bundle made of it and its adapters."""

@@ -1,0 +1,205 @@
+"""TinyAda at work: text in, decision out, in tens of microseconds on one core."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Container, Sequence
+from math import exp
+from pathlib import Path
+from threading import Lock
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+
+from router.conversation import Scores, fold, user_texts
+from router.decision import GENERAL, Decision
+from router.errors import RouterError
+from router.manifest import MODEL, SHIPPED, VOCABULARY, Manifest, read_manifest
+from router.tokenization import Tokenizer, window
+
+OUTLIER, FOLLOWUP = "outlier", "followup"
+"""Outputs of the model that are no domains: text no adapter should get, and text that leans on earlier turns."""
+
+_LOGITS = ["logits"]
+_LONGEST = 2048  # tokens read; a window has fewer, unless it is full of signs that unfold into many letters
+
+
+_KEPT_COUNTS = 300
+
+
+class TinyAda:
+    """The router: `load` one, then call `route` or `route_conversation` from any thread."""
+
+    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.domains = manifest.domains
+        self.digest = manifest.digest
+        self._session, self._tokenizer = session, tokenizer
+        self._policy = manifest.policy
+        labels = manifest.labels
+        self._columns = [labels.index(domain) for domain in self.domains]
+        self._outlier = labels.index(OUTLIER) if OUTLIER in labels else None
+        self._followup = labels.index(FOLLOWUP) if FOLLOWUP in labels else None
+        self._pair_buckets = manifest.pair_buckets
+        self._inputs: dict[int, dict[str, NDArray[Any]]] = {}
+        self._start, self._end = _position_scores(session, bool(manifest.pair_buckets))
+        self._cache = _Cache(4096)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> TinyAda:
+        """The weights in ``path`` (none: the shipped ones), validated; raises `RouterError`."""
+        directory = SHIPPED if path is None else Path(path)
+        manifest = read_manifest(directory)
+        tokenizer = Tokenizer.load(directory / VOCABULARY)
+        ada = cls(_session(directory / MODEL), tokenizer, manifest)
+        outputs = len(ada._logits(tokenizer.encode("hello")))
+        if outputs != len(manifest.labels):
+            raise RouterError(
+                f"{directory}: the model has {outputs} outputs, the manifest {len(manifest.labels)} labels"
+            )
+        return ada
+
+    def route(self, text: str, allowed: Container[str] | None = None) -> Decision:
+        """The decision for one text; ``allowed`` restricts the domains (`general` always is)."""
+        began = perf_counter_ns()
+        return self._decide(self._score(text), False, allowed, began)
+
+    def route_conversation(self, messages: Sequence[Any], allowed: Container[str] | None = None) -> Decision:
+        """The decision for OpenAI messages: a fold over the user's turns; never raises on malformed ones."""
+        began = perf_counter_ns()
+        texts = user_texts(messages) or [""]
+        if len(texts) == 1:
+            return self._decide(self._score(texts[0]), False, allowed, began)
+        turns = [self._remembered(text) for text in texts]
+        scores, kept = fold(turns, self._policy.margin, self._policy.slip)
+        return self._decide(scores, kept, allowed, began)
+
+    def smoke(self) -> None:
+        """Route the manifest's smoke set; raises `RouterError` naming what went wrong."""
+        for text, domain in self.manifest.smoke:
+            found = self.route(text)
+            served = GENERAL if found.abstained else found.domain
+            if served != domain:
+                raise RouterError(f"smoke test: {text!r} went to {served}, not to {domain}")
+
+    def _remembered(self, text: str) -> Scores:
+        key = hash(window(text))
+        scores = self._cache.get(key)
+        if scores is None:
+            scores = self._score(text)
+            self._cache.put(key, scores)
+        return scores
+
+    def _logits(self, ids: NDArray[np.int64]) -> list[float]:
+        feeds = {"ids": ids, **self._by_count(len(ids))}
+        if self._pair_buckets:
+            feeds["pairs"] = (ids[:-1] * 31_337 + ids[1:] * 15_487_469) % self._pair_buckets
+        logits: list[float] = self._session.run(_LOGITS, feeds)[0][0].tolist()
+        return logits
+
+    def _by_count(self, count: int) -> dict[str, NDArray[Any]]:
+        """The inputs that depend on the number of tokens alone; kept for short texts."""
+        found = self._inputs.get(count)
+        if found is None:
+            found = {
+                "bias": self._start[:count] + self._end[-count:],
+                "length": np.full((1, 1), np.log1p(count) / 4, np.float32),
+            }
+            if self._pair_buckets:
+                found["pair_weights"] = np.full((1, count - 1), 1 / np.sqrt(max(1, count - 1)), np.float32)
+            if count <= _KEPT_COUNTS:
+                self._inputs[count] = found
+        return found
+
+    def _score(self, text: str) -> Scores:
+        ids = self._tokenizer.encode(text)[:_LONGEST]
+        logits = self._logits(ids)
+        top = max(logits)
+        scale = 1.0 / self._policy.temperature
+        powers = [exp((logit - top) * scale) for logit in logits]
+        chosen = [powers[i] for i in self._columns]
+        among, total = sum(chosen), sum(powers)
+        outlier = powers[self._outlier] / total if self._outlier is not None else 0.0
+        followup = powers[self._followup] / total if self._followup is not None else 0.0
+        among = among or 1.0
+        return Scores(tuple([power / among for power in chosen]), 1.0 - outlier, followup, len(ids))
+
+    def _decide(self, scores: Scores, kept: bool, allowed: Container[str] | None, began: int) -> Decision:
+        probabilities, domains = scores.probabilities, self.domains
+        if allowed is None:
+            best = scores.best
+        else:
+            open_ = [i for i, name in enumerate(domains) if name == GENERAL or name in allowed]
+            best = max(open_, key=probabilities.__getitem__) if open_ else scores.best
+        domain = domains[best]
+        confidence = probabilities[best] * scores.known * (1.0 - scores.leaning)
+        abstained = confidence < self._policy.thresholds[domain]
+        if allowed is not None and not open_:
+            abstained = True
+        mentions = self._policy.mentions
+        listed = [
+            (p, name)
+            for p, name in zip(probabilities, domains, strict=True)
+            if p * scores.known >= mentions[name] and (allowed is None or name in allowed or name == GENERAL)
+        ]
+        if len(listed) > 1:
+            listed.sort(reverse=True)
+        return Decision(
+            domain=domain,
+            confidence=confidence,
+            scores=dict(zip(domains, probabilities, strict=True)),
+            abstained=abstained,
+            reason="abstained" if abstained else "sticky" if kept else "resolved",
+            domains=tuple([name for _, name in listed]),
+            microseconds=(perf_counter_ns() - began) / 1000,
+        )
+
+
+def _position_scores(session: InferenceSession, pairs: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The queries' scores by distance from the beginning and from the end, each (`_LONGEST`, heads)."""
+    heads = session.get_inputs()[1].shape[1]
+    one = np.zeros(1, dtype=np.int64)
+    paired = {"pairs": one, "pair_weights": np.zeros((1, 1), np.float32)}
+    feeds = {"ids": one, "bias": np.zeros((1, heads), np.float32), "length": np.zeros((1, 1), np.float32)}
+    start, end = session.run(["start", "end"], {**feeds, **(paired if pairs else {})})
+    reach = np.minimum(np.arange(_LONGEST), len(start) - 1)
+    return start[reach], end[reach[::-1]]
+
+
+class _Cache:
+    """The latest ``size`` texts' scores by hash, least recently used out first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: OrderedDict[int, Scores] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: int) -> Scores | None:
+        with self._lock:
+            scores = self._kept.get(key)
+            if scores is not None:
+                self._kept.move_to_end(key)
+            return scores
+
+    def put(self, key: int, scores: Scores) -> None:
+        with self._lock:
+            self._kept[key] = scores
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+
+
+def _session(path: Path) -> InferenceSession:
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise RouterError(f"{path} is not a model that onnxruntime can load: {error}") from error
