@@ -102,6 +102,8 @@ class Engine:
     # Up, and the first reconciliation since then is done.
     ready: bool = False
     loaded: frozenset[str] = frozenset()
+    # How many adapters to load or unload the last look found.
+    drift: int = 0
     base_name: str = ""
     # Requests in flight by engine-side name.
     running: Counter[str] = field(default_factory=Counter)
@@ -149,6 +151,8 @@ class Engine:
                 self.origin + path, data=body, headers=headers, timeout=STREAM_TIMEOUT, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as error:
+            # Out at once, or the idle look of a dead engine would draw requests; the next good look brings it back.
+            self.ready = False
             raise EngineUnavailable("The engine is not reachable; it is being brought back. Try again.") from error
         return _HttpReply(response)
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import socket
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,9 @@ class FakeEngine:
     # Engine-side names whose load is refused with 500.
     refuse: set[str] = field(default_factory=set)
     words: tuple[str, ...] = WORDS
+    # Engine-side names that answer as the base does, as an adapter whose modules match nothing.
+    like_base: set[str] = field(default_factory=set)
+    unloads: list[str] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,7 +68,10 @@ class FakeEngine:
         elif path == "/v1/unload_lora_adapter":
             name = json.loads(body)["lora_name"]
             found = self.adapters.pop(name, None)
+            self.unloads.append(name)
             await _answer(send, 200 if found else 404, b"done", b"text/plain")
+        elif path == "/v1/completions":
+            await self._complete(json.loads(body), send)
         elif path == "/v1/chat/completions":
             await self._chat(scope, body, receive, send)
         else:
@@ -93,6 +100,18 @@ class FakeEngine:
             self.adapters[name] = body["lora_path"]
             self.loads.append(name)
             await _answer(send, 200, f"Success: LoRA adapter '{name}' added successfully.".encode(), b"text/plain")
+
+    async def _complete(self, request: dict[str, Any], send: Send) -> None:
+        """The first token's log-probabilities: the base's, or others for each adapter."""
+        model = request["model"]
+        if model != BASE and model not in self.adapters:
+            await _answer(send, 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404))
+            return
+        plain = model == BASE or model.startswith("zero@") or model in self.like_base
+        shift = 0.0 if plain else 0.1 + zlib.crc32(model.encode()) / 2**33
+        logprobs = {"top_logprobs": [{" a": -0.5 - shift, " b": -1.5 + shift}]}
+        choice = {"index": 0, "text": " a", "logprobs": logprobs, "finish_reason": "length"}
+        await _answer(send, 200, _compact({"id": "cmpl-1", "object": "text_completion", "choices": [choice]}))
 
     async def _chat(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         request = json.loads(body)
