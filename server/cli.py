@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server import cli_adapters
 from server.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
     from server.gateway import Gateway
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(cli_adapters.app, name="adapters")
 
 
 @app.callback()

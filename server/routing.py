@@ -16,7 +16,10 @@ GENERAL = "general"
 
 
 class Classifier(Protocol):
-    """What the request path needs of TinyAda."""
+    """What the gateway needs of TinyAda."""
+
+    @property
+    def domains(self) -> tuple[str, ...]: ...
 
     def route_conversation(self, messages: Sequence[Any]) -> Decision: ...
 

@@ -5,6 +5,7 @@ what is allowed there.
 """
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +18,10 @@ AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,6
 
 # Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
+
+
+# Where the key of /admin is taken from when the file has none.
+ADMIN_KEY_VARIABLE = "ZEPHYRA_ADMIN_KEY"
 
 
 class SettingsError(ValueError):
@@ -166,6 +171,9 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
         part = raw.setdefault(section, {})
         if isinstance(part, dict):
             part.update(values)
+    key = os.environ.get(ADMIN_KEY_VARIABLE)
+    if key and isinstance(admin := raw.setdefault("admin", {}), dict):
+        admin.setdefault("key", key)
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:

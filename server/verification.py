@@ -5,7 +5,6 @@ first token are compared with the base's on a few prompts; the base is asked twi
 two answers counts as noise.
 """
 
-import asyncio
 import math
 
 import msgspec
@@ -24,7 +23,6 @@ TOP = 5
 # Natural-log units; bf16 rounds finer than this near zero, so smaller is no difference.
 LEAST_DIFFERENCE = 1e-4
 NOISE_FACTOR = 3.0
-ANSWER_SECONDS = 60.0
 
 
 class VerificationFailed(Exception):
@@ -86,20 +84,12 @@ def _first_token(choice: _Choice, name: str) -> dict[str, float]:
 async def _complete(engine: Engine, name: str, prompt: str, max_tokens: int = 1) -> _Choice:
     body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": TOP}
     with engine.counted(name):
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                reply = await engine.post(PATH, msgspec.json.encode(body), {"content-type": "application/json"})
-                try:
-                    content = await reply.read()
-                finally:
-                    reply.close()
-        except TimeoutError:
-            raise EngineUnavailable(f"The engine did not answer under {name} in {ANSWER_SECONDS:.0f} s.") from None
-    if reply.status in (404, 503):
-        raise EngineUnavailable(f"The engine does not answer under {name} now: {reply.status}.")
-    if reply.status != 200:
+        status, content = await engine.ask(PATH, body)
+    if status in (404, 503):
+        raise EngineUnavailable(f"The engine does not answer under {name} now: {status}.")
+    if status != 200:
         text = content[:300].decode(errors="replace")
-        raise VerificationFailed(f"the engine answers {reply.status} under {name}: {text}")
+        raise VerificationFailed(f"the engine answers {status} under {name}: {text}")
     try:
         return msgspec.json.decode(content, type=_Completion).choices[0]
     except (msgspec.MsgspecError, IndexError) as error:

@@ -48,6 +48,8 @@ class FakeEngine:
     words: tuple[str, ...] = WORDS
     # Engine-side names that answer as the base does, as an adapter whose modules match nothing.
     like_base: set[str] = field(default_factory=set)
+    # Engine-side names whose chats are answered with 500.
+    failing: set[str] = field(default_factory=set)
     unloads: list[str] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,6 +125,8 @@ class FakeEngine:
         model = request["model"]
         if self.failure:
             await _answer(send, *self.failure)
+        elif model in self.failing:
+            await _answer(send, 500, _error("EngineCore failed", "InternalServerError", 500))
         elif model != BASE and model not in self.adapters:
             await _answer(send, 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404))
         elif request.get("stream"):

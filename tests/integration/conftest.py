@@ -66,6 +66,7 @@ def configuration(tmp_path: Path) -> dict[str, dict[str, Any]]:
         "base": {"model": str(base)},
         "adapters": adapters,
         "engine": {"device": "cpu", "poll_interval": 0.1},
+        "store": {"path": str(tmp_path / "store"), "sources": [str(tmp_path)]},
     }
 
 

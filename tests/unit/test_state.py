@@ -90,7 +90,7 @@ def test_a_failed_version_is_never_routed_and_the_old_one_stays() -> None:
     state = move(state, "legal", V2, Phase.FAILED, 4.0, "rank 64")
     assert state.adapters["legal"].weights == {V1: 100}
     assert state.adapters["legal"].target is None
-    with pytest.raises(StateError, match="failed .rank 64.; publish it again"):
+    with pytest.raises(StateError, match=r"failed .rank 64.; publish it again"):
         route(state, "legal", {V2: 100}, 5.0)
     again = publish(state, "legal", V2, 6.0)
     assert phases(again)[V2] == "published"

@@ -72,7 +72,7 @@ def test_a_foreign_or_broken_state_is_refused(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     for text in ("{", "[]", '{"format": 99}', '{"adapters": 3}'):
         (tmp_path / "state.json").write_text(text)
-        with pytest.raises(StoreError, match="state.json"):
+        with pytest.raises(StoreError, match=r"state\.json"):
             store.read()
 
 
