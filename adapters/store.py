@@ -6,6 +6,7 @@
     lock, claims/               advisory locks (flock), released by the system when their holder dies
 
 A process killed at any instant leaves a store that loads: with the old state or the new one, and with whole versions.
+On NFS, mount it with `actimeo=0,lookupcache=none`, or changes are seen late; locks need NFSv4.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ STALE_SECONDS = 30.0
 # Left-overs of a killed process this old, in seconds, are swept.
 LEFTOVER_SECONDS = 3600.0
 MANIFEST = "manifest.json"
+# The zero adapter's name: kept here for its lasting path, and never part of the state.
+ZERO = "zero"
 
 
 class StoreError(Exception):
@@ -132,7 +135,10 @@ class Store:
             replace_file(work / MANIFEST, json.dumps(manifest, indent=1).encode())
             work.chmod(0o755)
             with self._locked():
-                if not self.holds(name, found):
+                if self.holds(name, found):
+                    # Young again, so that it is not swept before the state names it.
+                    os.utime(target)
+                else:
                     if target.exists():
                         self._discard(target)
                     os.rename(work, target)
@@ -197,14 +203,26 @@ class Store:
         shutil.rmtree(trash, ignore_errors=True)
 
     def _sweep(self) -> None:
-        for path in self._versions.glob(".*-*"):
+        """Delete what killed processes left: half-made copies, and versions that never came into the state."""
+        for path in [*self._versions.glob(".*-*"), *self.root.glob("**/*.tmp"), *self._orphans()]:
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+                    continue
+                if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
-        for path in self.root.glob("*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                else:
                     path.unlink()
+
+    def _orphans(self) -> list[Path]:
+        adapters = self.read().adapters
+        held = frozenset[str]().union(*(use.uses | use.holds for use in self.others("")))
+        found = []
+        for path in self._versions.glob("*@*"):
+            name, _, version = path.name.partition("@")
+            known = name == ZERO or (name in adapters and version in adapters[name].versions)
+            if not known and path.name not in held:
+                found.append(path)
+        return found
 
 
 def replace_file(path: Path, content: bytes, durable: bool = True) -> None:

@@ -102,7 +102,8 @@ class ChatCompletions:
             metrics.requests_child("", "", "refused", str(status)).inc()
             return
         self.gateway.guard.record(choice.engine_name, status)
-        metrics.requests_child(choice.model, choice.label, choice.reason, str(status)).inc()
+        # Without its version, or every new one would be a new series.
+        metrics.requests_child(choice.model.partition("@")[0], choice.label, choice.reason, str(status)).inc()
         if choice.decision is not None:
             metrics.route.observe(timing.routed - timing.parsed)
             metrics.decisions_child(choice.decision.domain, choice.reason).inc()

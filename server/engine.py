@@ -50,7 +50,7 @@ class Upstream(Protocol):
 
 
 class LoadRefused(Exception):
-    """The engine did not load or unload an adapter; the text is the engine's."""
+    """The engine did not load or unload an adapter; the text is the engine's, after its status."""
 
 
 class _ModelCard(msgspec.Struct):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.state import Phase
-from adapters.store import Store, StoreError
+from adapters.store import ZERO, Store, StoreError
 from adapters.version import Version, read_version
 from adapters.zero import write_zero_adapter
 from router import RouterError, TinyAda
@@ -26,7 +26,7 @@ from server.rollout_guard import CanaryGuard
 from server.routing import Classifier
 from server.seeding import seed
 from server.settings import Settings, SettingsError
-from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, engine_device
+from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
 from server.table import RouteTable
 
 log = logging.getLogger("zephyra")
@@ -58,6 +58,14 @@ class Gateway:
             if self.table.routes.get(name) != route:
                 shares = ", ".join(f"{version.digest} {weight}" for version, weight in route.shares)
                 log.info("route of %s: %s", name, shares)
+        slots = self.reconciliation.slots
+        if slots is not None and len(table.versions) > slots >= len(self.table.versions):
+            log.warning(
+                "%d versions are served, but a batch has %d adapter slots: requests will wait for one another; "
+                "raise engine.max_loras",
+                len(table.versions),
+                slots,
+            )
         self.table = table
         self.guard.watch(table)
 
@@ -135,7 +143,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     table = RouteTable.of(settings.names.base, settings.names.resolve, {}, zero)
     metrics = Metrics()
     supervisor = None
-    capacity = settings.engine.max_cpu_loras
+    capacity, slots = settings.engine.max_cpu_loras, settings.engine.max_loras
     max_rank = settings.engine.max_lora_rank or LORA_RANKS[-1]
     if settings.engine.urls:
         engines = [Engine.connect(url, settings.engine.api_key) for url in settings.engine.urls]
@@ -144,7 +152,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         rank = max((lora_rank(version) for version in known if version.path.exists()), default=8)
         max_rank = settings.engine.max_lora_rank or next(allowed for allowed in LORA_RANKS if allowed >= rank)
         count = sum(not adapter.removing for adapter in state.adapters.values()) + (zero is not None)
-        capacity = adapter_capacity(settings.engine, count)
+        capacity, slots = adapter_capacity(settings.engine, count), adapter_slots(settings.engine, count)
         supervisor = Supervisor(settings.engine, settings.base.model, count, rank, lambda: gateway.wake(), directory)
         engines = [Engine.connect(supervisor.url)]
     desired = Desired(store, state, lambda: gateway.follow())
@@ -158,6 +166,8 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         settings.engine.poll_interval,
         supervisor is not None,
         capacity,
+        slots,
+        settings.store.keep,
     )
     limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
     rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval)
@@ -211,7 +221,7 @@ def _zero_version(settings: Settings, store: Store, directory: Path) -> Version:
     """The zero adapter, kept in the store: its path must outlive this process, as an engine may."""
     try:
         written = write_zero_adapter(settings.base.model, directory / "zero")
-        return store.version("zero", store.publish("zero", written))
+        return store.version(ZERO, store.publish(ZERO, written))
     except (OSError, KeyError, ValueError) as error:
         raise SettingsError(f"base.model: no usable config.json for {settings.base.model!r}: {error}") from error
     except StoreError as error:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.reconciler import plan
-from adapters.state import Phase, drop, move
+from adapters.state import Phase, StateError, drop, move, remove_version
 from adapters.store import StoreError
 from adapters.version import Version
 from server.desired import Desired
 from server.engine import Engine, LoadRefused
 from server.errors import EngineUnavailable
 from server.table import RouteTable, follow
+from server.verification import answers
 
 log = logging.getLogger("zephyra.adapters")
 
@@ -23,6 +24,7 @@ log = logging.getLogger("zephyra.adapters")
 LONGEST_BACKOFF = 60.0
 # How often this gateway says what it uses, where nothing changes, in seconds.
 REPORT_SECONDS = 5.0
+ENDED = frozenset({Phase.RETIRED, Phase.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class Reconciliation:
     supervised: bool
     # How many adapters an engine keeps in memory, where that is known.
     capacity: int | None = None
+    # How many adapters one batch can have, where that is known.
+    slots: int | None = None
+    # How many retired or failed versions of an adapter stay in the store.
+    keep: int = 10
     # By engine URL and engine-side name.
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     _wakes: list[asyncio.Event] = field(default_factory=list)
@@ -152,6 +158,8 @@ class Reconciliation:
         except LoadRefused as error:
             # Another gateway on the same engine may have been quicker.
             if name not in await engine.list_adapters():
+                if not await answers(engine):
+                    raise EngineUnavailable(f"The engine answers nothing now: {error}") from error
                 self._refuse(engine, name, str(error))
                 return
         self.refusals.pop((engine.url, name), None)
@@ -225,6 +233,7 @@ class Reconciliation:
                 await self._let_go(name, digest)
             except (StoreError, OSError) as error:
                 log.error("%s@%s: %s", name, digest, error)
+        await self._prune()
         await self._drop_empty()
 
     async def _let_go(self, name: str, digest: str) -> None:
@@ -249,6 +258,23 @@ class Reconciliation:
             await self.desired.change(lambda state: drop(state, name, digest))
             await asyncio.to_thread(self.desired.store.delete, name, digest)
             log.info("deleted %s", engine_name)
+
+    async def _prune(self) -> None:
+        """Remove the versions that ended longest ago, beyond those kept. Never one that a rollback would want."""
+        for name, adapter in self.desired.state.adapters.items():
+            ended = sorted(
+                (version.now.at, digest)
+                for digest, version in adapter.versions.items()
+                if version.phase in ENDED
+                and not version.removing
+                and digest not in adapter.previous
+                and digest not in (adapter.target or {})
+            )
+            for _, digest in ended[: -self.keep]:
+                with contextlib.suppress(StateError):
+                    await self.desired.change(
+                        lambda state, name=name, digest=digest: remove_version(state, name, digest, time.time())  # type: ignore[misc]
+                    )
 
     async def _drop_empty(self) -> None:
         """An adapter removed before it had any version."""

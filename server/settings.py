@@ -65,6 +65,8 @@ class StoreSettings(Section):
     path: Path | None = None
     # Directories from which adapters may be published; any when empty.
     sources: tuple[Path, ...] = ()
+    # How many retired or failed versions of an adapter are kept; the oldest beyond that are deleted.
+    keep: int = Field(10, ge=1)
     # The most bytes one version may have.
     max_bytes: int = Field(4 * 2**30, ge=1)
 

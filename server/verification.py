@@ -65,6 +65,12 @@ async def verify(engine: Engine, name: str, base: str) -> float:
     return max(differences)
 
 
+async def answers(engine: Engine) -> bool:
+    """Whether the engine answers at all: one that is going down says 500 to everything, and blames no adapter."""
+    status, _ = await engine.ask(PATH, {"model": engine.base_name, "prompt": PROMPTS[0], "max_tokens": 1})
+    return status == 200
+
+
 def distance(one: dict[str, float], other: dict[str, float]) -> float:
     """The largest difference over the tokens both name; infinite where they share none."""
     common = one.keys() & other.keys()
@@ -85,7 +91,7 @@ async def _complete(engine: Engine, name: str, prompt: str, max_tokens: int = 1)
     body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": TOP}
     with engine.counted(name):
         status, content = await engine.ask(PATH, body)
-    if status in (404, 503):
+    if status in (404, 503) or (status >= 500 and not await answers(engine)):
         raise EngineUnavailable(f"The engine does not answer under {name} now: {status}.")
     if status != 200:
         text = content[:300].decode(errors="replace")

@@ -34,6 +34,8 @@ class FakeEngine:
     running: int = 0
     record: bool = True
     healthy: bool = True
+    # Break off every connection, as a killed process does; running streams end at their next chunk.
+    dead: bool = False
     # Seconds before the head of an answer, and between two chunks.
     delay: float = 0.0
     chunk_delay: float = 0.0
@@ -55,6 +57,8 @@ class FakeEngine:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return
+        if self.dead:
+            raise ConnectionResetError("the engine is dead")
         path, body = scope["path"], b""
         more = scope["method"] == "POST"
         while more:
@@ -148,7 +152,7 @@ class FakeEngine:
         head = {"type": "http.response.start", "status": 200}
         await send({**head, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
         for index, event in enumerate(self._events(model)):
-            if index == self.break_after:
+            if index == self.break_after or self.dead:
                 raise ConnectionResetError("breaking off on demand")
             if self.chunk_delay and not await self._sleep(self.chunk_delay, receive):
                 return

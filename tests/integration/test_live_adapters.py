@@ -4,9 +4,11 @@ import contextlib
 import json
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from server.app import create_app
 from server.settings import load
 from tests.fake_engine import FakeEngine, Served
-from tests.integration.conftest import make_adapter
+from tests.integration.conftest import DOMAINS, make_adapter
 from tests.integration.test_chat import CHAT, body, served_by
 from tests.waiting import wait_until
 
@@ -395,3 +397,86 @@ def test_swaps_under_load(http: httpx.Client, fake: FakeEngine, second: Path) ->
         thread.join()
     assert findings == []
     assert len(answers) == 2
+
+
+def test_engine_killed_during_swaps(http: httpx.Client, fake: FakeEngine, second: Path) -> None:
+    """After each death every desired adapter is back, and whoever answered is who the header names."""
+    random = Random(0)
+    fake.chunk_delay = 0.005
+    stop, findings, statuses = threading.Event(), [], Counter[int]()
+
+    def ask() -> None:
+        with httpx.Client(base_url=http.base_url, timeout=30) as client:
+            while not stop.is_set():
+                reply = client.post(CHAT, json=body("legal", stream=True))
+                statuses[reply.status_code] += 1
+                named = reply.headers.get("x-zephyra-adapter", "none")
+                if reply.status_code == 200 and '"content":"legal@' in reply.text and f'"{named}: "' not in reply.text:
+                    findings.append((named, reply.text[:300]))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    versions = [adapter(http)["versions"][0]["version"], publish(http, second).json()["version"]]
+    for kill in range(20):
+        wanted = versions[kill % 2]
+        http.put("/admin/adapters/legal/route", json={"weights": {wanted: 100}})
+        time.sleep(random.uniform(0, 0.1))
+        fake.dead = True
+        fake.adapters.clear()
+        time.sleep(random.uniform(0, 0.1))
+        fake.dead = False
+        wait_until(lambda: {name.split("@")[0] for name in fake.adapters} >= {*DOMAINS, "zero"})
+        wait_until(lambda wanted=wanted: adapter(http)["route"] == {wanted: 100})  # type: ignore[misc]
+        wait_until(lambda: http.get("/ready").status_code == 200)
+        wait_until(lambda wanted=wanted: served_by(http.post(CHAT, json=body("legal"))) == f"legal@{wanted}")  # type: ignore[misc]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert findings == []
+    assert set(statuses) <= {200, 503}
+    assert statuses[200] > 20
+
+
+def test_old_versions_are_pruned(
+    configuration: dict[str, dict[str, Any]], engine_url: str, fake: FakeEngine, tmp_path: Path
+) -> None:
+    configuration["store"]["keep"] = 2
+    with gateway(configuration, engine_url) as http:
+        for seed in range(6):
+            publish(http, make_adapter(tmp_path / f"number-{seed}", seed=100 + seed))
+        # The served one, the one a rollback returns to, and two more.
+        wait_until(lambda: len(adapter(http)["versions"]) == 4)
+        wait_until(lambda: len(list((tmp_path / "store" / "versions").glob("legal@*"))) == 4)
+        assert len([name for name in fake.adapters if name.startswith("legal@")]) == 1
+
+
+def test_an_engine_full_of_adapters_takes_no_more(
+    configuration: dict[str, dict[str, Any]], engine_url: str, fake: FakeEngine, second: Path
+) -> None:
+    configuration["engine"]["max_cpu_loras"] = 9
+    with gateway(configuration, engine_url) as http:
+        reply = publish(http, second, "tax")
+        assert reply.status_code == 409
+        assert "8 of at most 9 adapters, one of them kept free" in reply.json()["error"]["message"]
+        version = publish(http, second).json()["version"]
+        assert served_by(http.post(CHAT, json=body("legal"))) == f"legal@{version}"
+        assert len(fake.adapters) <= 9
+
+
+def test_an_engine_that_has_files_from_a_vanished_directory_loads_them_again(
+    http: httpx.Client, fake: FakeEngine
+) -> None:
+    name = served_by(http.post(CHAT, json=body("legal")))
+    right, fake.adapters[name] = fake.adapters[name], "/vanished"
+    wait_until(lambda: fake.adapters.get(name) == right)
+    assert http.post(CHAT, json=body("legal")).status_code == 200
+
+
+def test_drift_is_a_metric(http: httpx.Client, fake: FakeEngine) -> None:
+    wait_until(lambda: 'adapters_drift{engine="' in http.get("/metrics").text)
+    assert "zephyra_adapters_drift" in http.get("/metrics").text
+    fake.refuse.add(next(iter(fake.adapters)))
+    fake.adapters.clear()
+    wait_until(lambda: any(line.startswith("zephyra_adapters_drift") and line.endswith(" 1.0")
+                           for line in http.get("/metrics").text.splitlines()))  # fmt: skip

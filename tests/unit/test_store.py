@@ -175,3 +175,17 @@ def test_killed_at_every_step_the_state_is_old_or_new(tmp_path: Path) -> None:
         steps += 1
     assert steps > 15
     assert seen == {(old,), (new,)}
+
+
+def test_versions_outside_the_state_are_swept_once_old_and_unused(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    kept = serve(store, "legal", make_adapter(tmp_path / "one", 1))
+    source = make_adapter(tmp_path / "two", 2)
+    paths = {name: store.path(name, store.publish(name, source)) for name in ("old", "held", "young", "zero")}
+    paths["known"] = store.path("legal", kept)
+    for name, path in paths.items():
+        if name != "young":
+            os.utime(path, (1, 1))
+    store.report("one", [], [paths["held"].name])
+    Store.open(store.root)
+    assert {name for name, path in paths.items() if path.exists()} == {"held", "young", "zero", "known"}
