@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server import models, route
+from server import admin, models, route
 from server.chat import PATH, ChatCompletions
 from server.errors import InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
@@ -49,6 +49,7 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     app.router.routes.append(Route(PATH, endpoint=chat, methods=["POST"]))
     app.include_router(models.router)
     app.include_router(route.router)
+    app.include_router(admin.router)
     app.get("/health", tags=["health"], summary="Alive")(health)
     app.get("/ready", tags=["health"], summary="Able to answer")(ready)
     app.get("/metrics", tags=["health"], summary="Prometheus metrics")(metrics)

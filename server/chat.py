@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope, Send
 
 from server.engine import Reply
-from server.errors import BodyTooLarge, EngineUnavailable, ZephyraError
+from server.errors import BodyTooLarge, EngineFailed, EngineUnavailable, ZephyraError
 from server.gateway import Gateway
 from server.relay import Headers, Timing, relay_stream, relay_whole
 from server.request import ChatRequest, parse_chat
-from server.routing import Choice, choose
+from server.routing import Choice, another, choose
 
 PATH = "/v1/chat/completions"
 # How much of a refused body is read and dropped, so that the client sees the answer and not a reset connection.
@@ -43,7 +43,15 @@ class ChatCompletions:
             timing.parsed = time.perf_counter()
             choice = self._choose(request)
             timing.routed = time.perf_counter()
-            status = await self._forward(request, choice, timing, receive, send, request_id)
+            try:
+                status = await self._forward(request, choice, timing, receive, send, request_id)
+            except (EngineUnavailable, EngineFailed):
+                spare = None if timing.started else another(choice, self.gateway.engines)
+                if spare is None:
+                    raise
+                self.gateway.wake()
+                choice = spare
+                status = await self._forward(request, choice, timing, receive, send, request_id)
         except ClientLeft:
             status = 499
         except ZephyraError as error:
@@ -93,7 +101,9 @@ class ChatCompletions:
             # The model's name is the client's: as a label it would let strangers grow the metric without bound.
             metrics.requests_child("", "", "refused", str(status)).inc()
             return
-        metrics.requests_child(choice.model, choice.label, choice.reason, str(status)).inc()
+        self.gateway.guard.record(choice.engine_name, status)
+        # Without its version, or every new one would be a new series.
+        metrics.requests_child(choice.model.partition("@")[0], choice.label, choice.reason, str(status)).inc()
         if choice.decision is not None:
             metrics.route.observe(timing.routed - timing.parsed)
             metrics.decisions_child(choice.decision.domain, choice.reason).inc()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server import cli_training
+from server import cli_adapters, cli_training
 from server.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_training.router, name="router")
-app.add_typer(cli_training.adapters, name="adapters")
+cli_adapters.app.add_typer(cli_training.adapters)
+app.add_typer(cli_adapters.app, name="adapters")
 
 
 @app.callback()

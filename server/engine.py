@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
@@ -50,7 +50,7 @@ class Upstream(Protocol):
 
 
 class LoadRefused(Exception):
-    """The engine did not load or unload an adapter; the text is the engine's."""
+    """The engine did not load or unload an adapter; the text is the engine's, after its status."""
 
 
 class _ModelCard(msgspec.Struct):
@@ -102,6 +102,8 @@ class Engine:
     # Up, and the first reconciliation since then is done.
     ready: bool = False
     loaded: frozenset[str] = frozenset()
+    # How many adapters to load or unload the last look found.
+    drift: int = 0
     base_name: str = ""
     # Requests in flight by engine-side name.
     running: Counter[str] = field(default_factory=Counter)
@@ -149,8 +151,18 @@ class Engine:
                 self.origin + path, data=body, headers=headers, timeout=STREAM_TIMEOUT, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as error:
+            # Out at once, or the idle look of a dead engine would draw requests; the next good look brings it back.
+            self.ready = False
             raise EngineUnavailable("The engine is not reachable; it is being brought back. Try again.") from error
         return _HttpReply(response)
+
+    async def ask(self, path: str, payload: dict[str, Any]) -> tuple[int, bytes]:
+        """Status and body of a small request of the gateway's own. Raises `EngineUnavailable`."""
+        try:
+            async with self.session.post(self.origin + path, json=payload, timeout=CONTROL_TIMEOUT) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"The engine did not answer {path}: {error}") from error
 
     async def healthy(self) -> bool:
         """Whether /health answers 200."""
@@ -179,10 +191,6 @@ class Engine:
         await self._control("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def _control(self, path: str, payload: dict[str, str]) -> None:
-        try:
-            async with self.session.post(self.origin + path, json=payload, timeout=CONTROL_TIMEOUT) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise EngineUnavailable(f"The engine did not answer {path}: {error}") from error
-        if response.status != 200:
-            raise LoadRefused(f"{response.status}: {text[:500]}")
+        status, body = await self.ask(path, payload)
+        if status != 200:
+            raise LoadRefused(f"{status}: {body[:500].decode(errors='replace')}")

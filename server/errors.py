@@ -5,9 +5,14 @@
     │   ├── BodyTooLarge          413  invalid_request_error
     │   ├── ModelNotFound         404  invalid_request_error   code model_not_found
     │   ├── NotFound              404  invalid_request_error
-    │   └── MethodNotAllowed      405  invalid_request_error
+    │   ├── MethodNotAllowed      405  invalid_request_error
+    │   ├── Conflict              409  invalid_request_error   the adapters' state does not allow it
+    │   └── AdapterRefused        422  invalid_request_error   an adapter that cannot be served
+    ├── Unauthorized              401  authentication_error
+    ├── Forbidden                 403  permission_error
     ├── EngineUnavailable         503  service_unavailable     Retry-After
-    │   └── AdapterNotReady       503  service_unavailable     Retry-After
+    │   ├── AdapterNotReady       503  service_unavailable     Retry-After
+    │   └── StoreUnavailable      503  service_unavailable     Retry-After
     └── EngineFailed              502  engine_error
 
 Each is answered in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
@@ -72,6 +77,28 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
+class Conflict(InvalidRequest):
+    status = 409
+    code = "conflict"
+
+
+class AdapterRefused(InvalidRequest):
+    status = 422
+    code = "adapter_refused"
+
+
+class Unauthorized(ZephyraError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ZephyraError):
+    status = 403
+    type = "permission_error"
+    code = "not_permitted"
+
+
 class EngineUnavailable(ZephyraError):
     status = 503
     type = "service_unavailable"
@@ -82,6 +109,10 @@ class EngineUnavailable(ZephyraError):
 class AdapterNotReady(EngineUnavailable):
     code = "adapter_not_ready"
     retry_after = 2
+
+
+class StoreUnavailable(EngineUnavailable):
+    code = "store_unavailable"
 
 
 class EngineFailed(ZephyraError):

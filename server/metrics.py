@@ -55,6 +55,7 @@ class Metrics:
         self.engine_in_flight = self._gauge("zephyra_engine_requests_in_flight", "Requests forwarded.", ["engine"])
         self.adapters_desired = self._gauge("zephyra_adapters_desired", "Versions that should be loaded.", [])
         self.adapters_loaded = self._gauge("zephyra_adapters_loaded", "Adapters an engine has loaded.", ["engine"])
+        self.adapters_drift = self._gauge("zephyra_adapters_drift", "Adapters to load or unload.", ["engine"])
 
         # The label sets are bounded: known models, known adapters, known reasons, HTTP statuses.
         self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
@@ -70,6 +71,7 @@ class Metrics:
         self.engine_ready.labels(engine.url).set_function(lambda: engine.ready)
         self.engine_in_flight.labels(engine.url).set_function(lambda: engine.in_flight)
         self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.loaded))
+        self.adapters_drift.labels(engine.url).set_function(lambda: engine.drift)
 
     def render(self) -> bytes:
         """The text exposition format; no I/O."""

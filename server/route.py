@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from server.chat import read_body
 from server.gateway import Gateway
 from server.request import parse_chat
-from server.routing import target
+from server.routing import conversation, target
 
 router = APIRouter(tags=["routing"])
 
@@ -18,8 +18,9 @@ async def decide(request: Request) -> dict[str, Any]:
     gateway: Gateway = request.state.gateway
     body = await read_body(request.scope, request.receive, gateway.settings.gateway.max_body_bytes)
     table = gateway.table
-    name, reason, decision = target(parse_chat(body, default_model=table.resolve), table, gateway.classifier)
-    version = table.adapters.get(name)
+    parsed = parse_chat(body, default_model=table.resolve)
+    name, reason, decision = target(parsed, table, gateway.classifier)
+    version = table.pick(name, lambda: conversation(parsed.messages))
     answer: dict[str, Any] = {
         "model": name,
         "adapter": version.engine_name if version else name,

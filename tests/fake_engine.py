@@ -9,6 +9,7 @@ import contextlib
 import json
 import socket
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ class FakeEngine:
     running: int = 0
     record: bool = True
     healthy: bool = True
+    # Break off every connection, as a killed process does; running streams end at their next chunk.
+    dead: bool = False
     # Seconds before the head of an answer, and between two chunks.
     delay: float = 0.0
     chunk_delay: float = 0.0
@@ -45,10 +48,17 @@ class FakeEngine:
     # Engine-side names whose load is refused with 500.
     refuse: set[str] = field(default_factory=set)
     words: tuple[str, ...] = WORDS
+    # Engine-side names that answer as the base does, as an adapter whose modules match nothing.
+    like_base: set[str] = field(default_factory=set)
+    # Engine-side names whose chats are answered with 500.
+    failing: set[str] = field(default_factory=set)
+    unloads: list[str] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return
+        if self.dead:
+            raise ConnectionResetError("the engine is dead")
         path, body = scope["path"], b""
         more = scope["method"] == "POST"
         while more:
@@ -64,7 +74,10 @@ class FakeEngine:
         elif path == "/v1/unload_lora_adapter":
             name = json.loads(body)["lora_name"]
             found = self.adapters.pop(name, None)
+            self.unloads.append(name)
             await _answer(send, 200 if found else 404, b"done", b"text/plain")
+        elif path == "/v1/completions":
+            await self._complete(json.loads(body), send)
         elif path == "/v1/chat/completions":
             await self._chat(scope, body, receive, send)
         else:
@@ -94,6 +107,18 @@ class FakeEngine:
             self.loads.append(name)
             await _answer(send, 200, f"Success: LoRA adapter '{name}' added successfully.".encode(), b"text/plain")
 
+    async def _complete(self, request: dict[str, Any], send: Send) -> None:
+        """The first token's log-probabilities: the base's, or others for each adapter."""
+        model = request["model"]
+        if model != BASE and model not in self.adapters:
+            await _answer(send, 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404))
+            return
+        plain = model == BASE or model.startswith("zero@") or model in self.like_base
+        shift = 0.0 if plain else 0.1 + zlib.crc32(model.encode()) / 2**33
+        logprobs = {"top_logprobs": [{" a": -0.5 - shift, " b": -1.5 + shift}]}
+        choice = {"index": 0, "text": " a", "logprobs": logprobs, "finish_reason": "length"}
+        await _answer(send, 200, _compact({"id": "cmpl-1", "object": "text_completion", "choices": [choice]}))
+
     async def _chat(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         request = json.loads(body)
         if self.record:
@@ -104,6 +129,8 @@ class FakeEngine:
         model = request["model"]
         if self.failure:
             await _answer(send, *self.failure)
+        elif model in self.failing:
+            await _answer(send, 500, _error("EngineCore failed", "InternalServerError", 500))
         elif model != BASE and model not in self.adapters:
             await _answer(send, 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404))
         elif request.get("stream"):
@@ -125,7 +152,7 @@ class FakeEngine:
         head = {"type": "http.response.start", "status": 200}
         await send({**head, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
         for index, event in enumerate(self._events(model)):
-            if index == self.break_after:
+            if index == self.break_after or self.dead:
                 raise ConnectionResetError("breaking off on demand")
             if self.chunk_delay and not await self._sleep(self.chunk_delay, receive):
                 return
