@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -32,8 +32,8 @@ class Reply(Protocol):
         """The whole body. Raises `EngineUnavailable` when the engine breaks off."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises `EngineUnavailable` when the engine breaks off."""
+    async def chunk(self) -> bytes:
+        """What has come of the body since, b"" at its end. Raises `EngineUnavailable` when the engine breaks off."""
         ...
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class Reply(Protocol):
 class Upstream(Protocol):
     """What the request path needs of an engine."""
 
-    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    async def post(self, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Reply:
         """Send a JSON body; returns once the head of the answer is here. Raises `EngineUnavailable`."""
         ...
 
@@ -79,10 +79,9 @@ class _HttpReply:
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailable("The engine broke off while answering. Try again.") from error
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunk(self) -> bytes:
         try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
+            return await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailable("The engine broke off while answering. Try again.") from error
 
@@ -143,10 +142,12 @@ class Engine:
         self.up = self.ready = False
         self.loaded = frozenset()
 
-    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    async def post(self, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Reply:
+        onward = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        onward["content-type"] = "application/json"
         try:
             response = await self.session.post(
-                self.origin + path, data=body, headers=headers, timeout=STREAM_TIMEOUT, allow_redirects=False
+                self.origin + path, data=body, headers=onward, timeout=STREAM_TIMEOUT, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailable("The engine is not reachable; it is being brought back. Try again.") from error

@@ -1,4 +1,4 @@
-"""The whole system as a user starts it: `zephyra serve` with the shipped bundle on the real vLLM, once for the session."""
+"""The whole system as a user starts it: `zephyra serve`, the shipped bundle, the real vLLM, once for the session."""
 
 import os
 import signal

@@ -66,7 +66,7 @@ def test_server_timing_has_every_stage(http: httpx.Client) -> None:
 
 
 def test_unknown_fields_pass_and_forbidden_ones_do_not(http: httpx.Client, fake: FakeEngine) -> None:
-    extra = {
+    extra: dict[str, Any] = {
         "top_k": 7,
         "logit_bias": {"12": 1.5},
         "seed": 9007199254740993,
