@@ -1,12 +1,15 @@
 """Who may do what: from a request's headers to a tenant, its models and its limits."""
 
+import asyncio
 import hashlib
 import hmac
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from server.errors import Forbidden, InvalidRequest, PromptTooLarge, RateLimited, Unauthorized
@@ -16,11 +19,12 @@ from server.request import RoutedRequest
 from server.settings import AccessSettings, SettingsError
 from server.table import RouteTable
 
+log = logging.getLogger("zephyra.access")
+
 RawHeaders = Mapping[bytes, bytes]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # How many leading hexadecimal digits of a digest find its entry; the rest is compared in constant time.
 FOUND_BY = 8
-BYTES_PER_TOKEN = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -101,18 +105,39 @@ class Access:
 
     open: bool = True
     anyone: Tenant = field(default_factory=lambda: Tenant.of(ANYONE))
+    _file: Path | None = None
+    _environment: tuple[Key, ...] = ()
+    _stamp: tuple[int, int] = (0, 0)
     _tenants: dict[str, list[Tenant]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: AccessSettings, environment: Mapping[str, str] = os.environ) -> Self:
         """Access as configured. Raises `SettingsError`."""
-        keys = environment_keys(environment)
-        if settings.keys_file is not None:
-            keys += read_keys(settings.keys_file)
-        access = cls(open=not keys and settings.keys_file is None)
-        for key in keys:
-            access._tenants.setdefault(key.sha256[:FOUND_BY], []).append(Tenant.of(key))
+        keys = tuple(environment_keys(environment))
+        access = cls(not keys and settings.keys_file is None, _file=settings.keys_file, _environment=keys)
+        access.reload()
         return access
+
+    def reload(self) -> None:
+        """Read the key file again if it has changed; what tenants have spent stays. Raises `SettingsError`."""
+        stamp = _stamp(self._file)
+        if self._tenants and stamp == self._stamp:
+            return
+        keys = [*self._environment, *(read_keys(self._file) if self._file else ())]
+        known = {tenant.key: tenant for tenants in self._tenants.values() for tenant in tenants}
+        fresh: dict[str, list[Tenant]] = {}
+        for key in keys:
+            fresh.setdefault(key.sha256[:FOUND_BY], []).append(known.get(key) or Tenant.of(key))
+        self._tenants, self._stamp = fresh, stamp
+
+    async def follow(self, interval: float = 1.0) -> None:
+        """Take over changes of the key file, for ever; one that cannot be read leaves all as it is."""
+        while self._file is not None:
+            await asyncio.sleep(interval)
+            try:
+                self.reload()
+            except SettingsError as error:
+                log.warning("the keys stay as they are: %s", error)
 
     def tenant(self, headers: RawHeaders) -> Tenant:
         """Whose request it is. Raises `Unauthorized`, `Forbidden`."""
@@ -137,6 +162,16 @@ def check_listening(settings: AccessSettings, host: str, access: Access) -> None
             f"gateway.host: {host} can be reached from elsewhere and no API key is configured; create one with "
             "`zephyra keys create` and name its file in access.keys_file, or pass --allow-anonymous"
         )
+
+
+def _stamp(path: Path | None) -> tuple[int, int]:
+    if path is None:
+        return 0, 0
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino
 
 
 def _presented(headers: RawHeaders) -> bytes:

@@ -1,5 +1,6 @@
 """The FastAPI application: `create_app(settings)`. Importing opens no file and reads no environment."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -45,12 +46,14 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         access = Access.of(settings.access)
+        following = asyncio.create_task(access.follow(), name="keys")
         async with running_gateway(settings) as gateway:
             gates = Gates(gateway)
             application.routed = {api.path: RoutedEndpoint(api, gateway, access, gates) for api in APIS}
             if on_start:
                 on_start(gateway)
             yield {"gateway": gateway, "access": access}
+            following.cancel()
 
     app = application = Application(
         title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan

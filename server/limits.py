@@ -87,7 +87,9 @@ class Gate:
         self._waiting.append(turn)
         left = self.max_wait if deadline is None else min(self.max_wait, deadline - time.time())
         try:
-            await asyncio.wait_for(turn, left)
+            # Not wait_for: up to Python 3.11 it swallows a cancellation that comes with the turn.
+            async with asyncio.timeout(left):
+                await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self.leave(self.mean)
