@@ -35,6 +35,8 @@ class Timing:
     entered: float = 0.0
     # The engine's first byte: the whole body where the answer is not streamed.
     answered: float = 0.0
+    # The answer's head is on its way to the client: an error can no longer have a status of its own.
+    sent: bool = False
 
     def server_timing(self) -> bytes:
         """The Server-Timing header's value, in milliseconds (W3C Server Timing)."""

@@ -1,6 +1,7 @@
 """The routed APIs as ASGI applications: the way of a request, top to bottom."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Coroutine
@@ -17,6 +18,8 @@ from server.limits import Gate
 from server.relay import relay_stream, relay_whole
 from server.request import RoutedRequest, parse
 from server.routing import Choice, choose
+
+log = logging.getLogger("zephyra")
 
 # How much of a refused body is read and dropped, so that the client sees the answer and not a reset connection.
 DRAIN_LIMIT = 64 * 2**20
@@ -59,16 +62,24 @@ class RoutedEndpoint:
             status = await self._answer(call, receive, send)
         except ClientLeft:
             status = 499
-        except ZephyraError as error:
-            status = error.status
-            if isinstance(error, EngineUnavailable):
-                self.gateway.wake()
-            await send_error(send, error, self.api.error_body(error), call.request_id)
+        except Exception as error:
+            status = await self._refuse(call, error, send)
         finally:
             metrics.in_flight.dec()
         if call.tenant is not None:
             call.tenant.spend(call.prompt_tokens + call.output_tokens)
         metrics.record(call, status)
+
+    async def _refuse(self, call: Call, error: Exception, send: Send) -> int:
+        if not isinstance(error, ZephyraError):
+            log.error("request %s failed", call.request_id.decode(), exc_info=error)
+            error = ZephyraError("The gateway failed on this request. Its log says why.")
+        if isinstance(error, EngineUnavailable):
+            self.gateway.wake()
+        if call.timing.sent:
+            raise error
+        await send_error(send, error, self.api.error_body(error), call.request_id)
+        return error.status
 
     async def _answer(self, call: Call, receive: Receive, send: Send) -> int:
         timing = call.timing

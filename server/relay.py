@@ -89,6 +89,7 @@ async def relay_whole(reply: Reply, call: Call, api: Api, choice: Choice, send: 
     count_tokens(call, body[body.rfind(b'"usage":') :])
     headers = response_headers(call, choice, reply.content_type)
     headers.append((b"content-length", b"%d" % len(body)))
+    call.timing.sent = True
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
     return reply.status
@@ -110,6 +111,7 @@ async def relay_stream(reply: Reply, call: Call, api: Api, choice: Choice, send:
     call.timing.answered = time.perf_counter()
     headers = response_headers(call, choice, reply.content_type)
     headers.append((b"cache-control", b"no-cache"))
+    call.timing.sent = True
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     count, usage, last = 0, b"", chunk
     status = reply.status
