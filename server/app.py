@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from server import models, route
 from server.access import Access
 from server.apis import APIS
+from server.decisions import open_log
 from server.endpoints import Gates, RoutedEndpoint
 from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
@@ -49,11 +50,14 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
         following = asyncio.create_task(access.follow(), name="keys")
         async with running_gateway(settings) as gateway:
             gates = Gates(gateway)
-            application.routed = {api.path: RoutedEndpoint(api, gateway, access, gates) for api in APIS}
+            decisions = open_log(settings.decisions, getattr(gateway.classifier, "digest", ""))
+            application.routed = {api.path: RoutedEndpoint(api, gateway, access, gates, decisions) for api in APIS}
             if on_start:
                 on_start(gateway)
             yield {"gateway": gateway, "access": access}
             following.cancel()
+            if decisions:
+                decisions.close()
 
     app = application = Application(
         title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server import cli_keys
+from server import cli_keys, cli_router
 from server.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_router.app, name="router")
 
 
 @app.callback()
@@ -108,6 +109,7 @@ def run(settings: Settings) -> None:
         loop="uvloop",
         http=BoundedProtocol,
         ws="none",
+        server_header=False,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=round(settings.gateway.shutdown_grace),

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from server.access import Access, Tenant
 from server.apis import Api
 from server.call import BYPASS, Call
+from server.decisions import DecisionLog
 from server.errors import BodyTimeout, BodyTooLarge, EngineUnavailable, Forbidden, ZephyraError
 from server.gateway import Gateway
 from server.limits import Gate
@@ -53,6 +54,7 @@ class RoutedEndpoint:
     gateway: Gateway
     access: Access
     gates: Gates
+    decisions: DecisionLog | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         metrics = self.gateway.metrics
@@ -69,6 +71,9 @@ class RoutedEndpoint:
         if call.tenant is not None:
             call.tenant.spend(call.prompt_tokens + call.output_tokens)
         metrics.record(call, status)
+        if self.decisions is not None and call.tenant is not None:
+            table = call.tenant.sees(self.gateway.table)
+            self.decisions.write(call, None if table.allowed is None else table.domains)
 
     async def _refuse(self, call: Call, error: Exception, send: Send) -> int:
         if not isinstance(error, ZephyraError):

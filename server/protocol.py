@@ -1,6 +1,7 @@
-"""uvicorn's HTTP protocol with bounds on what a client may send before its request is known: bytes and time."""
+"""uvicorn's HTTP protocol, bounded in what a client may send before its request is known, and with fewer writes."""
 
-from asyncio import TimerHandle, Transport
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -17,6 +18,37 @@ TOO_LARGE_HEAD = (
 )
 
 
+class HeadCork:
+    """A transport that holds a response's head until its first body bytes, so that both leave in one system call."""
+
+    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
+        self._transport = transport
+        self._call_soon = loop.call_soon
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+            # Where no body follows, the head leaves by itself.
+            self._call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Closes connections whose request head is too large or too slow."""
 
@@ -25,7 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(Transport, HeadCork(transport, self.loop)))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from server.protocol import BoundedProtocol
 from tests import fake_answers
 
 BASE = "base"
@@ -172,7 +173,14 @@ class Served:
     def __init__(self, app: Any, lifespan: str = "off") -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, lifespan=lifespan, log_level="critical", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
+        config = uvicorn.Config(
+            app,
+            lifespan=lifespan,  # type: ignore[arg-type]
+            http=BoundedProtocol,
+            ws="none",
+            log_level="critical",
+            timeout_graceful_shutdown=5,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
