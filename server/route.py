@@ -4,10 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.chat import read_body
+from server.endpoints import read_body
 from server.gateway import Gateway
+from server.models import visible_table
 from server.request import parse_chat
-from server.routing import conversation, target
+from server.routing import GENERAL, conversation, target
+from server.table import RouteTable
 
 router = APIRouter(tags=["routing"])
 
@@ -16,8 +18,9 @@ router = APIRouter(tags=["routing"])
 async def decide(request: Request) -> dict[str, Any]:
     """Takes a chat completion body (`model` may be left out) and returns the decision with all scores."""
     gateway: Gateway = request.state.gateway
-    body = await read_body(request.scope, request.receive, gateway.settings.gateway.max_body_bytes)
-    table = gateway.table
+    table = visible_table(request)
+    settings = gateway.settings
+    body = await read_body(request.receive, settings.gateway.max_body_bytes, settings.limits.body_seconds)
     parsed = parse_chat(body, default_model=table.resolve)
     name, reason, decision = target(parsed, table, gateway.classifier)
     version = table.pick(name, lambda: conversation(parsed.messages))
@@ -31,8 +34,17 @@ async def decide(request: Request) -> dict[str, Any]:
             "domain": decision.domain,
             "confidence": decision.confidence,
             "abstained": decision.abstained,
-            "scores": decision.scores,
+            "scores": _shown(decision.scores, table),
             "domains": list(decision.domains),
             "microseconds": decision.microseconds,
         }
     return answer
+
+
+def _shown(scores: dict[str, float], table: RouteTable) -> dict[str, float]:
+    """The scores of the domains that exist for the reader, summing to 1 again."""
+    if table.allowed is None:
+        return scores
+    shown = {domain: score for domain, score in scores.items() if domain == GENERAL or domain in table.domains}
+    total = sum(shown.values()) or 1.0
+    return {domain: score / total for domain, score in shown.items()}

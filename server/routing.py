@@ -1,6 +1,6 @@
 """From a request to the version and the engine that answer it."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ import msgspec
 from router import Decision
 from server.engine import Engine
 from server.errors import AdapterNotReady, EngineUnavailable, ModelNotFound
-from server.request import ChatRequest
+from server.request import RoutedRequest
 from server.table import RouteTable
 
 GENERAL = "general"
@@ -21,7 +21,7 @@ class Classifier(Protocol):
     @property
     def domains(self) -> tuple[str, ...]: ...
 
-    def route_conversation(self, messages: Sequence[Any]) -> Decision: ...
+    def route_conversation(self, messages: Sequence[Any], allowed: Container[str] | None = None) -> Decision: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,25 @@ class Choice:
     decision: Decision | None
 
     @property
+    def arm(self) -> str:
+        """`routed` by TinyAda, `bypass` where it was skipped, `explicit` where the client named who answers."""
+        return "routed" if self.decision else self.reason
+
+    @property
     def domain(self) -> str | None:
         return self.decision.domain if self.decision else None
 
 
-def choose(request: ChatRequest, table: RouteTable, engines: Sequence[Engine], classifier: Classifier) -> Choice:
-    """Decide who answers among `engines`. Raises `ModelNotFound`, `EngineUnavailable`, `AdapterNotReady`."""
-    name, reason, decision = target(request, table, classifier)
+def choose(
+    request: RoutedRequest,
+    table: RouteTable,
+    engines: Sequence[Engine],
+    classifier: Classifier,
+    bypass: bool = False,
+) -> Choice:
+    """Decide who answers; with `bypass` the base, unasked. Raises `ModelNotFound`, `EngineUnavailable`,
+    `AdapterNotReady`."""
+    name, reason, decision = (table.base, "bypass", None) if bypass else target(request, table, classifier)
     ready = [engine for engine in engines if engine.ready]
     if not ready:
         raise EngineUnavailable("No engine is ready; one is starting or being brought back. Try again.")
@@ -63,16 +75,17 @@ def choose(request: ChatRequest, table: RouteTable, engines: Sequence[Engine], c
     return Choice(request.model, table.base, table.base, engine, engine_name, reason, decision)
 
 
-def target(request: ChatRequest, table: RouteTable, classifier: Classifier) -> tuple[str, str, Decision | None]:
+def target(request: RoutedRequest, table: RouteTable, classifier: Classifier) -> tuple[str, str, Decision | None]:
     """The public name that should answer, the reason, and TinyAda's decision if it was asked."""
     model = request.model
+    if not table.knows(model):
+        raise ModelNotFound(model)
     if model != table.resolve:
         if model in table.pending:
             raise AdapterNotReady(f"The adapter {model!r} is being brought up. Try again.", "model")
-        if model != table.base and model not in table.adapters and model not in table.pinned:
-            raise ModelNotFound(model)
         return model, "explicit", None
-    decision = classifier.route_conversation(request.messages)
+    allowed = None if table.allowed is None else table.domains
+    decision = classifier.route_conversation(request.messages, allowed)
     if decision.abstained:
         return table.base, "abstained", decision
     if decision.domain == GENERAL:

@@ -40,6 +40,32 @@ class GatewaySettings(Section):
     shutdown_grace: float = Field(20.0, ge=0)
 
 
+class AccessSettings(Section):
+    # A file written by `zephyra keys create`; without one, and without ZEPHYRA_API_KEYS, anyone on this machine.
+    keys_file: Path | None = None
+    # Serve anyone who can reach the address, without a key.
+    allow_anonymous: bool = False
+
+
+class LimitSettings(Section):
+    # Requests that one engine is given at a time, and those that wait for a place.
+    max_running: int = Field(256, ge=1)
+    max_waiting: int = Field(256, ge=0)
+    # Longest wait for a place, in seconds; who would wait longer is refused at once.
+    max_wait: float = Field(10.0, gt=0)
+    # A body that takes longer to arrive is given up, in seconds.
+    body_seconds: float = Field(60.0, gt=0)
+
+
+class DecisionLogSettings(Section):
+    # JSON lines, one for each of TinyAda's decisions; none without a path.
+    path: Path | None = None
+    # Write the user's turns as they are, which `zephyra router replay` needs, not their hash only.
+    prompts: bool = False
+    max_bytes: int = Field(64 * 2**20, ge=4096)
+    keep: int = Field(4, ge=1)
+
+
 class ModelNames(Section):
     base: AdapterName = "zephyra"
     resolve: AdapterName = "zephyra-resolve"
@@ -58,6 +84,8 @@ class AdapterSettings(Section):
 class RouterSettings(Section):
     # Directory of TinyAda's weights; the shipped ones when absent.
     path: Path | None = None
+    # Share of routed requests that skip TinyAda and get the base, so that its worth can be measured.
+    bypass_share: float = Field(0.0, ge=0, le=1)
 
 
 class StoreSettings(Section):
@@ -125,6 +153,9 @@ class Settings(Section):
     store: StoreSettings = StoreSettings()
     canary: CanarySettings = CanarySettings()
     admin: AdminSettings = AdminSettings()
+    access: AccessSettings = AccessSettings()
+    limits: LimitSettings = LimitSettings()
+    decisions: DecisionLogSettings = DecisionLogSettings()
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -191,12 +222,14 @@ def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:
     def absolute(section: Any, key: str) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             candidate = (directory / section[key]).resolve()
-            if key == "path" or candidate.is_dir():
+            if key != "model" or candidate.is_dir():
                 section[key] = str(candidate)
 
     absolute(raw.get("base"), "model")
     absolute(raw.get("router"), "path")
     absolute(raw.get("store"), "path")
+    absolute(raw.get("decisions"), "path")
+    absolute(raw.get("access"), "keys_file")
     adapters = raw.get("adapters")
     for adapter in adapters.values() if isinstance(adapters, dict) else ():
         absolute(adapter, "path")

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Self
 
@@ -47,7 +47,7 @@ class RouteTable:
     `adapters` maps public names to versions (a weighted name to its heaviest one), `domains` maps TinyAda's domains to
     public names. `zero` is the version through which the base is served where the engine needs one, else None.
     `routes` has every name's weights, `pinned` what a request may name as name@version, `pending` names that are
-    being brought up for the first time.
+    being brought up for the first time. `allowed` are the only public names that exist for the reader; None is all.
     """
 
     base: str
@@ -58,6 +58,7 @@ class RouteTable:
     routes: Mapping[str, Route]
     pinned: Mapping[str, Version]
     pending: frozenset[str]
+    allowed: frozenset[str] | None = None
 
     @classmethod
     def of(
@@ -87,7 +88,21 @@ class RouteTable:
     @property
     def names(self) -> list[str]:
         """Every public model name, the routed one first."""
-        return [self.resolve, self.base, *self.adapters]
+        return [name for name in (self.resolve, self.base, *self.adapters) if self.knows(name)]
+
+    def knows(self, name: str) -> bool:
+        """Whether a public name exists for the reader."""
+        if self.allowed is not None and name.partition("@")[0] not in self.allowed:
+            return False
+        return name in (self.resolve, self.base) or name in self.adapters or name in self.pinned or name in self.pending
+
+    def restricted(self, names: frozenset[str]) -> Self:
+        """The table as one sees it who may use `names` only; the base still answers where TinyAda abstains."""
+        adapters = {name: version for name, version in self.adapters.items() if name in names}
+        domains = {domain: name for domain, name in self.domains.items() if name in names}
+        return replace(
+            self, adapters=MappingProxyType(adapters), domains=MappingProxyType(domains), allowed=frozenset(names)
+        )
 
     @property
     def versions(self) -> list[Version]:
