@@ -434,7 +434,7 @@ def test_engine_killed_during_swaps(http: httpx.Client, fake: FakeEngine, second
     for thread in threads:
         thread.join()
     assert findings == []
-    assert set(statuses) <= {200, 503}
+    assert set(statuses) <= {200, 502, 503}
     assert statuses[200] > 20
 
 
