@@ -8,7 +8,8 @@ Against a running gateway (its directories must lie below `store.sources`, if th
 First each version answers the prompts alone; then the streams run without swaps, as a control (bf16 answers may depend
 on what else is in a batch); then with swaps. An answer counts as wrong when it differs from that of the version its
 header names. `--watch` records the memory of processes, children included. The exit status is 1 when a request failed
-or was answered by another version than it says, or when more answers differ than in the control.
+or was answered by another version than it says, or when more answers differ than in the control. With `--drained` each
+swap is a load and an unload on every engine; without it, swaps follow each other as fast as the route can change.
 """
 
 import argparse
@@ -118,6 +119,14 @@ class Swaps:
                 else:
                     tally.different += 1
 
+    async def retired(self, version: str) -> None:
+        """Return once no engine has the version any more."""
+        while True:
+            found = (await self.admin("GET", ""))["versions"]
+            if all(each["phase"] == "retired" for each in found if each["version"] == version):
+                return
+            await asyncio.sleep(0.02)
+
     async def phase(self, work: Any) -> Tally:
         """Streams run while `work` is awaited."""
         tally, self.running = Tally(), True
@@ -135,6 +144,8 @@ class Swaps:
             began = time.perf_counter()
             await self.admin("PUT", "/route", {"weights": {versions[number % 2]: 100}})
             seconds.append(time.perf_counter() - began)
+            if self.options.drained:
+                await self.retired(versions[(number + 1) % 2])
             if time.perf_counter() > self.options.deadline:
                 print(f"stopped after {number + 1} swaps: --seconds is over", flush=True)
                 break
@@ -192,6 +203,7 @@ def report(
     results = {
         "streams": options.streams,
         "swaps": len(seconds),
+        "drained": options.drained,
         "versions": versions,
         "swap_seconds": {"median": ordered[len(ordered) // 2], "longest": ordered[-1]},
         "resident_mib": memory,
@@ -223,6 +235,7 @@ def main() -> None:
     parser.add_argument("--first", type=Path, required=True, help="directory of one version")
     parser.add_argument("--second", type=Path, required=True, help="directory of the other")
     parser.add_argument("--swaps", type=int, default=200)
+    parser.add_argument("--drained", action="store_true", help="wait after each swap until the old version is unloaded")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--control", type=float, default=10.0, help="seconds of streams without swaps")
