@@ -126,8 +126,8 @@ class Reconciliation:
                 await self._apply(engine)
             else:
                 engine.mark_down()
-        except (EngineUnavailable, StoreError) as error:
-            log.warning("%s: %s", engine.url, error)
+        except EngineUnavailable as error:
+            log.warning("%s: %s", engine.url, error.message)
             engine.ready = False
             if not self.supervised:
                 engine.mark_down()
@@ -186,7 +186,12 @@ class Reconciliation:
 
     async def _unload(self, engine: Engine, name: str) -> None:
         # Asked again here: while others were loaded, the route may have gone back to it.
-        self.desired.refresh()
+        try:
+            self.desired.refresh()
+        except StoreError as error:
+            # Without the store nobody knows who else uses it. What is loaded serves on.
+            log.error("%s: %s is not unloaded: %s", engine.url, name, error)
+            return
         misplaced = name in self.wanted() and name not in engine.loaded
         if (name in self.wanted() and not misplaced) or engine.running[name] or self._used_elsewhere(name):
             return
