@@ -100,6 +100,10 @@ class Rollouts:
             except StateError:
                 # Removed meanwhile: nothing is left to do.
                 return
+            except Exception as error:
+                # Files that crash the checks must not be tried for ever.
+                log.exception("%s@%s could not be checked", name, digest)
+                await self._move(name, digest, Phase.FAILED, f"could not be checked: {error!r}")
 
     async def _step(self, name: str, digest: str) -> None:
         steps: dict[Phase, Callable[[str, str], Awaitable[None]]] = {

@@ -508,3 +508,15 @@ def test_a_store_of_another_base_is_refused(
     config.write_text(json.dumps({"hidden_size": 128, "num_attention_heads": 2}))
     with pytest.raises(SettingsError, match="holds adapters of another base"):
         check(load(None, configuration))
+
+
+def test_configured_files_lost_from_the_store_are_copied_again(
+    configuration: dict[str, dict[str, Any]], engine_url: str, tmp_path: Path
+) -> None:
+    with gateway(configuration, engine_url) as http:
+        name = served_by(http.post(CHAT, json=body("legal")))
+    files = tmp_path / "store" / "versions" / name
+    shutil.rmtree(files)
+    with gateway(configuration, engine_url) as http:
+        assert served_by(http.post(CHAT, json=body("legal"))) == name
+    assert (files / "manifest.json").exists()
