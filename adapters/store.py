@@ -30,6 +30,8 @@ STALE_SECONDS = 30.0
 # Left-overs of a killed process this old, in seconds, are swept.
 LEFTOVER_SECONDS = 3600.0
 MANIFEST = "manifest.json"
+# The stamp of a store without a state file.
+NO_STATE = (0, 0, 0)
 # The zero adapter's name: kept here for its lasting path, and never part of the state.
 ZERO = "zero"
 
@@ -104,7 +106,7 @@ class Store:
         try:
             found = self._state.stat()
         except FileNotFoundError:
-            return (0, 0, 0)
+            return NO_STATE
         return (found.st_ino, found.st_mtime_ns, found.st_size)
 
     def change(self, function: Callable[[State], State]) -> State:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from adapters.state import State
-from adapters.store import Store, StoreError
+from adapters.store import NO_STATE, Store, StoreError
 
 log = logging.getLogger("zephyra.adapters")
 
@@ -21,17 +21,26 @@ class Desired:
     store: Store
     state: State
     on_change: Callable[[], None]
-    _stamp: tuple[int, int, int] = (0, 0, 0)
+    _stamp: tuple[int, int, int] = NO_STATE
 
     async def change(self, function: Callable[[State], State]) -> State:
         """Change the state for every gateway; returns the new one. Raises `StateError`, `StoreError`."""
-        state = await asyncio.to_thread(self.store.change, function)
+
+        def guarded(state: State) -> State:
+            # A volume that is not mounted looks like an empty store.
+            if state.revision < self.state.revision:
+                raise StoreError(f"the state of {self.store.root} is older than what was read; is the volume mounted?")
+            return function(state)
+
+        state = await asyncio.to_thread(self.store.change, guarded)
         self._adopt(state)
         return state
 
     def refresh(self) -> None:
         """Read the state again if it was replaced. Raises `StoreError`."""
         stamp = self.store.stamp()
+        if stamp == NO_STATE and self.state.revision:
+            raise StoreError(f"the state of {self.store.root} has vanished; is the volume mounted?")
         if stamp != self._stamp:
             state = self.store.read()
             self._stamp = stamp

@@ -128,8 +128,11 @@ def check(settings: Settings) -> None:
     """Raise `SettingsError` for what can be known to be unusable before anything is started."""
     classifier = load_classifier(settings)
     _check_domains(settings, classifier)
-    for version in load_versions(settings):
+    versions = load_versions(settings)
+    for version in versions:
         lora_rank(version)
+    if settings.store.path is not None:
+        seed(settings, versions, settings.store.path)
 
 
 def _build(settings: Settings, directory: Path) -> Gateway:

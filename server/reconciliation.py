@@ -29,9 +29,10 @@ ENDED = frozenset({Phase.RETIRED, Phase.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an engine lacks an adapter, and when it is asked again (`time.monotonic`)."""
+    """Why an engine lacks an adapter, how often it said so, and when it is asked again (`time.monotonic`)."""
 
     reason: str
+    times: int
     retry_at: float
     delay: float
 
@@ -110,8 +111,10 @@ class Reconciliation:
         return {version.engine_name: version for version in versions}
 
     def refusal(self, name: str) -> str | None:
-        """Why some engine lacks the adapter, if one refused it."""
-        found = (refusal.reason for (_, refused), refusal in self.refusals.items() if refused == name)
+        """Why some engine lacks the adapter, if one refused it twice: once may be an engine's last breath."""
+        found = (
+            refusal.reason for (_, refused), refusal in self.refusals.items() if refused == name and refusal.times > 1
+        )
         return next(found, None)
 
     async def reconcile(self, engine: Engine) -> None:
@@ -123,8 +126,8 @@ class Reconciliation:
                 await self._apply(engine)
             else:
                 engine.mark_down()
-        except (EngineUnavailable, StoreError) as error:
-            log.warning("%s: %s", engine.url, error)
+        except EngineUnavailable as error:
+            log.warning("%s: %s", engine.url, error.message)
             engine.ready = False
             if not self.supervised:
                 engine.mark_down()
@@ -173,7 +176,8 @@ class Reconciliation:
         if before is None or before.reason != reason:
             log.error("%s: %s was refused: %s", engine.url, name, reason)
         delay = min(before.delay * 2, LONGEST_BACKOFF) if before else self.interval
-        self.refusals[engine.url, name] = Refusal(reason, time.monotonic() + delay, delay)
+        times = before.times + 1 if before else 1
+        self.refusals[engine.url, name] = Refusal(reason, times, time.monotonic() + delay, delay)
 
     def forgive(self, name: str) -> None:
         """Ask every engine again at once, as after a new publication."""
@@ -182,7 +186,12 @@ class Reconciliation:
 
     async def _unload(self, engine: Engine, name: str) -> None:
         # Asked again here: while others were loaded, the route may have gone back to it.
-        self.desired.refresh()
+        try:
+            self.desired.refresh()
+        except StoreError as error:
+            # Without the store nobody knows who else uses it. What is loaded serves on.
+            log.error("%s: %s is not unloaded: %s", engine.url, name, error)
+            return
         misplaced = name in self.wanted() and name not in engine.loaded
         if (name in self.wanted() and not misplaced) or engine.running[name] or self._used_elsewhere(name):
             return

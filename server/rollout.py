@@ -100,6 +100,10 @@ class Rollouts:
             except StateError:
                 # Removed meanwhile: nothing is left to do.
                 return
+            except Exception as error:
+                # Files that crash the checks must not be tried for ever.
+                log.exception("%s@%s could not be checked", name, digest)
+                await self._move(name, digest, Phase.FAILED, f"could not be checked: {error!r}")
 
     async def _step(self, name: str, digest: str) -> None:
         steps: dict[Phase, Callable[[str, str], Awaitable[None]]] = {
@@ -134,9 +138,20 @@ class Rollouts:
         ready = [engine for engine in self.reconciliation.engines if engine.ready and engine_name in engine.loaded]
         if not ready:
             raise EngineUnavailable("no engine has it any more")
-        difference = min([await verify(engine, engine_name, self._base_name(engine)) for engine in ready])
+        difference = min([await self._prove(engine, engine_name) for engine in ready])
         reason = f"differs from the base by {difference:.3g} in the first token's log-probability"
         await self._move(name, digest, Phase.READY, reason)
+
+    async def _prove(self, engine: Engine, engine_name: str) -> float:
+        """The difference from the base on one engine; only what fails twice has failed."""
+        try:
+            return await verify(engine, engine_name, self._base_name(engine))
+        except VerificationFailed as error:
+            log.warning("%s: %s: %s; it is verified once more", engine.url, engine_name, error)
+        await asyncio.sleep(RETRY_SECONDS)
+        if engine_name not in engine.loaded:
+            raise EngineUnavailable("the engine lost it while it was verified")
+        return await verify(engine, engine_name, self._base_name(engine))
 
     def _base_name(self, engine: Engine) -> str:
         zero = self.reconciliation.table().zero

@@ -43,6 +43,8 @@ def _import(store: Store, version: Version) -> None:
     known = adapter.versions.get(digest) if adapter else None
     same_domain = adapter is not None and version.domain in (None, adapter.domain)
     if adapter and adapter.configured == digest and same_domain and not (known and known.phase is Phase.FAILED):
+        if known and not store.holds(name, digest):
+            store.publish(name, version.path, follow_links=True)
         return
     store.publish(name, version.path, follow_links=True)
     try:

@@ -30,7 +30,7 @@ class VerificationFailed(Exception):
 
 
 class _Logprobs(msgspec.Struct):
-    top_logprobs: list[dict[str, float | None]] = []
+    top_logprobs: list[dict[str, float | None] | None] = []
 
 
 class _Choice(msgspec.Struct):
@@ -79,7 +79,7 @@ def distance(one: dict[str, float], other: dict[str, float]) -> float:
 
 def _first_token(choice: _Choice, name: str) -> dict[str, float]:
     tops = choice.logprobs.top_logprobs if choice.logprobs else []
-    if not tops:
+    if not tops or tops[0] is None:
         raise VerificationFailed(f"the engine gave no log-probabilities under {name}")
     values = {token: value for token, value in tops[0].items() if value is not None}
     if len(values) < len(tops[0]) or not all(math.isfinite(value) for value in values.values()):

@@ -21,7 +21,7 @@ from tests.integration.test_chat import CHAT, body, served_by
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
-KILLS = 6
+KILLS = 4
 
 
 def configure(directory: Path, configuration: dict[str, dict[str, Any]], engine_url: str) -> Path:
