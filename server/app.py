@@ -22,6 +22,7 @@ from server.decisions import open_log
 from server.endpoints import Gates, RoutedEndpoint
 from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
+from server.openapi import routed_paths
 from server.settings import Settings
 
 log = logging.getLogger("zephyra")
@@ -39,6 +40,14 @@ class Application(FastAPI):
                 await endpoint(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, the routed APIs included."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["paths"] = {**routed_paths(), **document["paths"]}
+        assert self.openapi_schema is not None, "FastAPI keeps the document it made"
+        return self.openapi_schema
 
 
 def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = None) -> Application:

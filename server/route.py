@@ -4,9 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from server.apis import CHAT
 from server.endpoints import read_body
 from server.gateway import Gateway
 from server.models import visible_table
+from server.openapi import body_schema, request_body
 from server.request import parse_chat
 from server.routing import GENERAL, target
 from server.table import RouteTable
@@ -14,7 +16,11 @@ from server.table import RouteTable
 router = APIRouter(tags=["routing"])
 
 
-@router.post("/v1/route", summary="Decide without answering")
+@router.post(
+    "/v1/route",
+    summary="Decide without answering",
+    openapi_extra={"requestBody": request_body(body_schema(CHAT, required=()))},
+)
 async def decide(request: Request) -> dict[str, Any]:
     """Takes a chat completion body (`model` may be left out) and returns the decision with all scores."""
     gateway: Gateway = request.state.gateway
