@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNo
 from server.gateway import Gateway, running_gateway
 from server.openapi import routed_paths
 from server.settings import Settings
+from server.tracing import open_tracing
 
 log = logging.getLogger("zephyra")
 
@@ -60,13 +62,18 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
         async with running_gateway(settings) as gateway:
             gates = Gates(gateway)
             decisions = open_log(settings.decisions, getattr(gateway.classifier, "digest", ""))
-            application.routed = {api.path: RoutedEndpoint(api, gateway, access, gates, decisions) for api in APIS}
+            tracing = open_tracing(os.environ)
+            application.routed = {
+                api.path: RoutedEndpoint(api, gateway, access, gates, decisions, tracing) for api in APIS
+            }
             if on_start:
                 on_start(gateway)
             yield {"gateway": gateway, "access": access}
             following.cancel()
             if decisions:
                 decisions.close()
+            if tracing:
+                tracing.close()
 
     app = application = Application(
         title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan

@@ -19,6 +19,7 @@ from server.limits import Gate
 from server.relay import relay_stream, relay_whole
 from server.request import RoutedRequest, parse
 from server.routing import Choice, choose
+from server.tracing import Tracing
 
 log = logging.getLogger("zephyra")
 
@@ -55,6 +56,7 @@ class RoutedEndpoint:
     access: Access
     gates: Gates
     decisions: DecisionLog | None
+    tracing: Tracing | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         metrics = self.gateway.metrics
@@ -68,12 +70,17 @@ class RoutedEndpoint:
             status = await self._refuse(call, error, send)
         finally:
             metrics.in_flight.dec()
+        self._record(call, status)
+
+    def _record(self, call: Call, status: int) -> None:
+        self.gateway.metrics.record(call, status)
         if call.tenant is not None:
             call.tenant.spend(call.prompt_tokens + call.output_tokens)
-        metrics.record(call, status)
-        if self.decisions is not None and call.tenant is not None:
-            table = call.tenant.sees(self.gateway.table)
-            self.decisions.write(call, None if table.allowed is None else table.domains)
+            if self.decisions is not None:
+                table = call.tenant.sees(self.gateway.table)
+                self.decisions.write(call, None if table.allowed is None else table.domains)
+        if self.tracing is not None:
+            self.tracing.record(call, self.api.path, status)
 
     async def _refuse(self, call: Call, error: Exception, send: Send) -> int:
         if not isinstance(error, ZephyraError):
