@@ -33,7 +33,7 @@ FOLLOW_UPS = (
 ANSWER_TOKENS = 16
 
 
-class Client(FastHttpUser):
+class Client(FastHttpUser):  # type: ignore[misc]
     """Someone who asks a question now and then."""
 
     wait_time = between(0.1, 1.0)
@@ -42,19 +42,19 @@ class Client(FastHttpUser):
         key = os.environ.get("ZEPHYRA_KEY")
         self.access = {"authorization": f"Bearer {key}"} if key else {}
 
-    @task(6)
+    @task(6)  # type: ignore[untyped-decorator]
     def whole(self) -> None:
         self.ask("whole", question())
 
-    @task(6)
+    @task(6)  # type: ignore[untyped-decorator]
     def stream(self) -> None:
         self.ask_streamed("stream", question())
 
-    @task(3)
+    @task(3)  # type: ignore[untyped-decorator]
     def bypass(self) -> None:
         self.ask("bypass", question(), {"x-zephyra-bypass": "1"})
 
-    @task(2)
+    @task(2)  # type: ignore[untyped-decorator]
     def conversation(self) -> None:
         messages = question()
         for follow_up in random.sample(FOLLOW_UPS, 2):
@@ -82,12 +82,12 @@ class Client(FastHttpUser):
         with self.client.post(
             CHAT, json=body(messages, True), headers=self.access, name=name, catch_response=True, stream=True
         ) as reply:
-            end = b""
-            while chunk := reply.stream.read(4096) if reply.status_code == 200 else b"":
+            last = b""
+            while event := reply.stream.readline(b"\n\n") if reply.status_code == 200 else b"":
                 if first is None:
                     first = time.perf_counter() - began
-                end = (end + chunk)[-16:]
-            if not end.endswith(b"data: [DONE]\n\n"):
+                last = event
+            if last != b"data: [DONE]\n\n":
                 reply.failure(f"status {reply.status_code}, the stream has no end")
         if first is not None:
             self.environment.events.request.fire(

@@ -1,8 +1,8 @@
 """OpenTelemetry spans of a request: the whole, and its stages parse, route and engine; only where an exporter is set.
 
 Configured as OpenTelemetry itself is, by OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
-(OpenTelemetry specification, "OTLP Exporter Configuration"). Spans are made at the end of a request from the moments noted on its way,
-so that tracing costs nothing while the client waits.
+(OpenTelemetry specification, "OTLP Exporter Configuration"). Spans are made at the end of a request from the moments
+noted on its way, so that tracing costs nothing while the client waits.
 """
 
 from __future__ import annotations
