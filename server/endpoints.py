@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive, Scope, Send
@@ -16,6 +16,7 @@ from server.decisions import DecisionLog
 from server.errors import BodyTimeout, BodyTooLarge, EngineUnavailable, Forbidden, ZephyraError
 from server.gateway import Gateway
 from server.limits import Gate
+from server.protocol import LEAVING
 from server.relay import relay_stream, relay_whole
 from server.request import RoutedRequest, parse
 from server.routing import Choice, choose
@@ -63,7 +64,7 @@ class RoutedEndpoint:
         call = Call.begin(dict(scope["headers"]))
         metrics.in_flight.inc()
         try:
-            status = await self._answer(call, receive, send)
+            status = await self._answer(call, scope, receive, send)
         except ClientLeft:
             status = 499
         except Exception as error:
@@ -93,7 +94,7 @@ class RoutedEndpoint:
         await send_error(send, error, self.api.error_body(error), call.request_id)
         return error.status
 
-    async def _answer(self, call: Call, receive: Receive, send: Send) -> int:
+    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> int:
         timing = call.timing
         tenant = call.tenant = self.access.tenant(call.headers)
         with tenant.admitted():
@@ -109,7 +110,7 @@ class RoutedEndpoint:
             timing.routed = time.perf_counter()
             # Counted from before it waits: an adapter it is meant for is not unloaded meanwhile.
             with choice.engine.counted(choice.engine_name):
-                return await unless_client_leaves(self._forward(call, request, choice, send), receive)
+                return await unless_client_leaves(self._forward(call, request, choice, send), scope, receive)
 
     async def _forward(self, call: Call, request: RoutedRequest, choice: Choice, send: Send) -> int:
         gate = self.gates.of(choice.engine.url)
@@ -193,28 +194,42 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body has more than {limit} bytes, the limit here. Send less.")
 
 
-async def unless_client_leaves(work: Coroutine[None, None, int], receive: Receive) -> int:
+async def unless_client_leaves(work: Coroutine[None, None, int], scope: Scope, receive: Receive) -> int:
     """The work's result; if the client leaves first it is cancelled, which aborts the engine's request.
 
-    The work runs in the present task and only the watching in a second one: the cheaper way round. Raises `ClientLeft`.
+    The work runs in the present task. Our own protocol says when the client leaves; beside another server's a second
+    task watches for it. Raises `ClientLeft`.
     """
     task = asyncio.current_task()
     assert task is not None, "an ASGI application runs in a task"
-    watcher = asyncio.ensure_future(_cancel_when_left(task, receive))
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        task.cancel()
+
+    notify = (scope.get("extensions") or {}).get(LEAVING)
+    watcher = None if notify else asyncio.ensure_future(_call_when_left(leave, receive))
+    if notify:
+        notify(leave)
     try:
         return await work
     except asyncio.CancelledError:
-        if watcher.done() and not watcher.cancelled() and not task.uncancel():
+        if left and not task.uncancel():
             raise ClientLeft from None
         raise
     finally:
-        watcher.cancel()
+        if notify:
+            notify(None)
+        if watcher:
+            watcher.cancel()
 
 
-async def _cancel_when_left(task: asyncio.Task[None], receive: Receive) -> None:
+async def _call_when_left(callback: Callable[[], None], receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    task.cancel()
+    callback()
 
 
 async def send_error(send: Send, error: ZephyraError, body: bytes, request_id: bytes) -> None:
