@@ -89,7 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {LEAVING: self.call_when_left}  # type: ignore[typeddict-unknown-key]
+        self.scope["extensions"] = {LEAVING: self.call_when_left}  # type: ignore[dict-item]
         if not self._in_head:
             self._await_head()
 
