@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from server.apis import CHAT
 from server.endpoints import read_body
 from server.gateway import Gateway
-from server.models import visible_table
+from server.models import admitted_tenant
 from server.openapi import body_schema, request_body
 from server.request import parse_chat
 from server.routing import GENERAL, target
@@ -24,10 +24,12 @@ router = APIRouter(tags=["routing"])
 async def decide(request: Request) -> dict[str, Any]:
     """Takes a chat completion body (`model` may be left out) and returns the decision with all scores."""
     gateway: Gateway = request.state.gateway
-    table = visible_table(request)
+    tenant = admitted_tenant(request)
+    table = tenant.sees(gateway.table)
     settings = gateway.settings
-    body = await read_body(request.receive, settings.gateway.max_body_bytes, settings.limits.body_seconds)
-    name, reason, decision = target(parse_chat(body, default_model=table.resolve), table, gateway.classifier)
+    limit = min(settings.gateway.max_body_bytes, tenant.key.max_body_bytes or settings.gateway.max_body_bytes)
+    body = await read_body(request.receive, limit, settings.limits.body_seconds)
+    name, reason, decision = target(tenant.check(parse_chat(body, table.resolve)), table, gateway.classifier)
     version = table.adapters.get(name)
     answer: dict[str, Any] = {
         "model": name,
