@@ -205,13 +205,15 @@ def measure(quick: bool, litellm_port: int | None) -> dict[str, Any]:
             tails = {name: percentile(values, 0.99) for name, values in late.items()}
             figures["added_p99_ms"] = milliseconds(tails["gateway"] - tails["direct"])
             figures |= {f"{name}_open_p99_ms": milliseconds(value) for name, value in tails.items()}
-        with gateway(proxies, slow) as through:
+        with gateway(proxies, slow) as through, nginx(proxies, slow, Path(directory) / "slow") as reference:
             note("64 streams")
             pair = {"direct": slow, "gateway": through}
             firsts = asyncio.run(streams(pair, 64, 2 if quick else 8))
             medians = {name: statistics.median(result.first for result in found) for name, found in firsts.items()}
             figures["added_ttft_p50_ms"] = milliseconds(medians["gateway"] - medians["direct"])
             figures["cpu_us_per_chunk"] = round(asyncio.run(chunk_cost(through, MODEL, 64)), 1)
+            if reference:
+                figures["nginx_cpu_us_per_chunk"] = round(asyncio.run(chunk_cost(reference, ENGINE_MODEL, 64)), 1)
             figures["stream_kilobytes"] = round(asyncio.run(stream_memory(through, 300)), 1)
     figures["litellm_rps_per_core"] = measure_litellm(litellm_port, seconds)
     return figures

@@ -92,6 +92,7 @@ def nginx(core: int, engine: Server, directory: Path) -> Iterator[Server | None]
         yield None
         return
     port = free_port()
+    directory.mkdir(exist_ok=True)
     configuration = directory / "nginx.conf"
     configuration.write_text(NGINX.format(directory=directory, engine=engine.port, port=port))
     with _running([program, "-p", str(directory), "-c", str(configuration)], core, port) as master:

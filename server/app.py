@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +23,9 @@ from server.decisions import open_log
 from server.endpoints import Gates, RoutedEndpoint
 from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
+from server.openapi import routed_paths
 from server.settings import Settings
+from server.tracing import open_tracing
 
 log = logging.getLogger("zephyra")
 
@@ -40,6 +43,14 @@ class Application(FastAPI):
                 return
         await super().__call__(scope, receive, send)
 
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, the routed APIs included."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["paths"] = {**routed_paths(), **document["paths"]}
+        assert self.openapi_schema is not None, "FastAPI keeps the document it made"
+        return self.openapi_schema
+
 
 def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = None) -> Application:
     """The gateway's application. `on_start` is called with the running gateway, before the first request."""
@@ -51,13 +62,18 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
         async with running_gateway(settings) as gateway:
             gates = Gates(gateway)
             decisions = open_log(settings.decisions, getattr(gateway.classifier, "digest", ""))
-            application.routed = {api.path: RoutedEndpoint(api, gateway, access, gates, decisions) for api in APIS}
+            tracing = open_tracing(os.environ)
+            application.routed = {
+                api.path: RoutedEndpoint(api, gateway, access, gates, decisions, tracing) for api in APIS
+            }
             if on_start:
                 on_start(gateway)
             yield {"gateway": gateway, "access": access}
             following.cancel()
             if decisions:
                 decisions.close()
+            if tracing:
+                tracing.close()
 
     app = application = Application(
         title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -105,6 +106,9 @@ def run(settings: Settings) -> None:
     tasks: set[asyncio.Task[None]] = set()
 
     def announce(gateway: "Gateway") -> None:
+        # What lives as long as the process need not be looked at by every garbage collection.
+        gc.collect()
+        gc.freeze()
         tasks.add(asyncio.create_task(announce_ready(gateway, address)))
 
     config = uvicorn.Config(

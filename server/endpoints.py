@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive, Scope, Send
@@ -16,9 +16,11 @@ from server.decisions import DecisionLog
 from server.errors import BodyTimeout, BodyTooLarge, EngineFailed, EngineUnavailable, Forbidden, ZephyraError
 from server.gateway import Gateway
 from server.limits import Gate
+from server.protocol import LEAVING
 from server.relay import relay_stream, relay_whole
 from server.request import RoutedRequest, parse
 from server.routing import Choice, another, choose
+from server.tracing import Tracing
 
 log = logging.getLogger("zephyra")
 
@@ -55,27 +57,33 @@ class RoutedEndpoint:
     access: Access
     gates: Gates
     decisions: DecisionLog | None
+    tracing: Tracing | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         metrics = self.gateway.metrics
         call = Call.begin(dict(scope["headers"]))
         metrics.in_flight.inc()
         try:
-            status = await self._answer(call, receive, send)
+            status = await self._answer(call, scope, receive, send)
         except ClientLeft:
             status = 499
         except Exception as error:
             status = await self._refuse(call, error, send)
         finally:
             metrics.in_flight.dec()
+        self._record(call, status)
+
+    def _record(self, call: Call, status: int) -> None:
+        self.gateway.metrics.record(call, status)
         if call.tenant is not None:
             call.tenant.spend(call.prompt_tokens + call.output_tokens)
-        metrics.record(call, status)
+            if self.decisions is not None:
+                table = call.tenant.sees(self.gateway.table)
+                self.decisions.write(call, None if table.allowed is None else table.domains)
         if call.choice is not None:
             self.gateway.guard.record(call.choice.engine_name, status)
-        if self.decisions is not None and call.tenant is not None:
-            table = call.tenant.sees(self.gateway.table)
-            self.decisions.write(call, None if table.allowed is None else table.domains)
+        if self.tracing is not None:
+            self.tracing.record(call, self.api.path, status)
 
     async def _refuse(self, call: Call, error: Exception, send: Send) -> int:
         if not isinstance(error, ZephyraError):
@@ -88,7 +96,7 @@ class RoutedEndpoint:
         await send_error(send, error, self.api.error_body(error), call.request_id)
         return error.status
 
-    async def _answer(self, call: Call, receive: Receive, send: Send) -> int:
+    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> int:
         timing = call.timing
         tenant = call.tenant = self.access.tenant(call.headers)
         with tenant.admitted():
@@ -102,7 +110,7 @@ class RoutedEndpoint:
             choice = call.choice = self._choose(call, tenant, request)
             call.request = request
             timing.routed = time.perf_counter()
-            return await unless_client_leaves(self._forward(call, request, choice, send), receive)
+            return await unless_client_leaves(self._forward(call, request, choice, send), scope, receive)
 
     async def _forward(self, call: Call, request: RoutedRequest, choice: Choice, send: Send) -> int:
         """Forward to the chosen engine; what failed before its first byte is tried once on another."""
@@ -203,28 +211,42 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body has more than {limit} bytes, the limit here. Send less.")
 
 
-async def unless_client_leaves(work: Coroutine[None, None, int], receive: Receive) -> int:
+async def unless_client_leaves(work: Coroutine[None, None, int], scope: Scope, receive: Receive) -> int:
     """The work's result; if the client leaves first it is cancelled, which aborts the engine's request.
 
-    The work runs in the present task and only the watching in a second one: the cheaper way round. Raises `ClientLeft`.
+    The work runs in the present task. Our own protocol says when the client leaves; beside another server's a second
+    task watches for it. Raises `ClientLeft`.
     """
     task = asyncio.current_task()
     assert task is not None, "an ASGI application runs in a task"
-    watcher = asyncio.ensure_future(_cancel_when_left(task, receive))
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        task.cancel()
+
+    notify = (scope.get("extensions") or {}).get(LEAVING)
+    watcher = None if notify else asyncio.ensure_future(_call_when_left(leave, receive))
+    if notify:
+        notify(leave)
     try:
         return await work
     except asyncio.CancelledError:
-        if watcher.done() and not watcher.cancelled() and not task.uncancel():
+        if left and not task.uncancel():
             raise ClientLeft from None
         raise
     finally:
-        watcher.cancel()
+        if notify:
+            notify(None)
+        if watcher:
+            watcher.cancel()
 
 
-async def _cancel_when_left(task: asyncio.Task[None], receive: Receive) -> None:
+async def _call_when_left(callback: Callable[[], None], receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    task.cancel()
+    callback()
 
 
 async def send_error(send: Send, error: ZephyraError, body: bytes, request_id: bytes) -> None:

@@ -3,11 +3,12 @@
 import time
 from functools import lru_cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
 from server.call import Call, Timing
 from server.engine import Engine
+from server.histogram import Histogram
 from server.limits import Gate
 from server.routing import Choice
 
@@ -78,13 +79,8 @@ class Metrics:
         # The label sets are bounded: known models, known adapters, known reasons, HTTP statuses.
         self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
         self.decisions_child = lru_cache(maxsize=512)(self.decisions.labels)
-        self.confidence_child = lru_cache(maxsize=128)(self.confidence.labels)
-        self.overhead_child = lru_cache(maxsize=8)(self.overhead.labels)
-        self.stages_child = lru_cache(maxsize=64)(self.stages.labels)
         self.tokens_child = lru_cache(maxsize=1024)(self.tokens.labels)
         self.errors_child = lru_cache(maxsize=512)(self.errors.labels)
-        self.first_token_child = lru_cache(maxsize=1024)(self.first_token.labels)
-        self.duration_child = lru_cache(maxsize=1024)(self.duration.labels)
 
     def record(self, call: Call, status: int) -> None:
         """Count a request at its end."""
@@ -100,7 +96,7 @@ class Metrics:
         if choice.decision is not None:
             self.route.observe(timing.routed - timing.admitted)
             self.decisions_child(choice.decision.domain, choice.reason).inc()
-            self.confidence_child(choice.decision.domain).observe(choice.decision.confidence)
+            self.confidence.labels(choice.decision.domain).observe(choice.decision.confidence)
         if timing.answered:
             self._record_answer(call, choice, timing)
 
@@ -111,9 +107,9 @@ class Metrics:
         relay = now - timing.answered
         # A stream's relaying runs beside the engine's work: only what comes before the engine delays it.
         overhead = timing.routed - timing.received + (0.0 if stream else relay)
-        self.overhead_child("true" if stream else "false", arm).observe(overhead)
-        self.first_token_child(choice.label, arm).observe(timing.answered - timing.received)
-        self.duration_child(choice.label).observe(now - timing.received)
+        self.overhead.labels("true" if stream else "false", arm).observe(overhead)
+        self.first_token.labels(choice.label, arm).observe(timing.answered - timing.received)
+        self.duration.labels(choice.label).observe(now - timing.received)
         spent = (
             timing.parsed - timing.received,
             timing.admitted - timing.parsed,
@@ -123,7 +119,7 @@ class Metrics:
             relay,
         )
         for stage, seconds in zip(STAGES, spent, strict=True):
-            self.stages_child(stage, arm).observe(seconds)
+            self.stages.labels(stage, arm).observe(seconds)
         if call.prompt_tokens:
             self.tokens_child(choice.label, "prompt").inc(call.prompt_tokens)
         if call.output_tokens:
@@ -152,4 +148,4 @@ class Metrics:
         return Gauge(name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: list[str]) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(name, text, labels, buckets, self.registry)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.access import Access
+from server.access import Access, Tenant
 from server.errors import ModelNotFound
 from server.gateway import Gateway
 from server.table import RouteTable
@@ -33,10 +33,15 @@ async def retrieve_model(name: str, request: Request) -> dict[str, Any]:
 def visible_table(request: Request) -> RouteTable:
     """The route table as the request's key sees it. Raises `Unauthorized`, `Forbidden`, `RateLimited`."""
     gateway: Gateway = request.state.gateway
+    return admitted_tenant(request).sees(gateway.table)
+
+
+def admitted_tenant(request: Request) -> Tenant:
+    """Whose request it is, its rate counted. Raises `Unauthorized`, `Forbidden`, `RateLimited`."""
     access: Access = request.state.access
     tenant = access.tenant(dict(request.scope["headers"]))
     with tenant.admitted():
-        return tenant.sees(gateway.table)
+        return tenant
 
 
 def _card(name: str, table: RouteTable) -> dict[str, Any]:

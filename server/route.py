@@ -4,9 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from server.apis import CHAT
 from server.endpoints import read_body
 from server.gateway import Gateway
-from server.models import visible_table
+from server.models import admitted_tenant
+from server.openapi import body_schema, request_body
 from server.request import parse_chat
 from server.routing import GENERAL, conversation, target
 from server.table import RouteTable
@@ -14,14 +16,20 @@ from server.table import RouteTable
 router = APIRouter(tags=["routing"])
 
 
-@router.post("/v1/route", summary="Decide without answering")
+@router.post(
+    "/v1/route",
+    summary="Decide without answering",
+    openapi_extra={"requestBody": request_body(body_schema(CHAT, required=()))},
+)
 async def decide(request: Request) -> dict[str, Any]:
     """Takes a chat completion body (`model` may be left out) and returns the decision with all scores."""
     gateway: Gateway = request.state.gateway
-    table = visible_table(request)
+    tenant = admitted_tenant(request)
+    table = tenant.sees(gateway.table)
     settings = gateway.settings
-    body = await read_body(request.receive, settings.gateway.max_body_bytes, settings.limits.body_seconds)
-    parsed = parse_chat(body, default_model=table.resolve)
+    limit = min(settings.gateway.max_body_bytes, tenant.key.max_body_bytes or settings.gateway.max_body_bytes)
+    body = await read_body(request.receive, limit, settings.limits.body_seconds)
+    parsed = tenant.check(parse_chat(body, table.resolve))
     name, reason, decision = target(parsed, table, gateway.classifier)
     version = table.pick(name, lambda: conversation(parsed.messages))
     answer: dict[str, Any] = {

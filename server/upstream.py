@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Keep the connection where its answer has ended, else drop it, which makes the engine abort the request."""
         if self._complete and self._keep and self.open:
+            self._resume()
             self._pool.give_back(self)
         else:
             self.drop()

@@ -199,13 +199,13 @@ async def _answer(send: Send, status: int, body: bytes, content_type: bytes = b"
 class Served:
     """An ASGI application on a loopback port, in a thread with an event loop of its own."""
 
-    def __init__(self, app: Any, lifespan: str = "off") -> None:
+    def __init__(self, app: Any, lifespan: str = "off", http: type[asyncio.Protocol] = BoundedProtocol) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             app,
             lifespan=lifespan,  # type: ignore[arg-type]
-            http=BoundedProtocol,
+            http=http,
             ws="none",
             log_level="critical",
             timeout_graceful_shutdown=5,

@@ -135,6 +135,8 @@ def test_sizes(closed: httpx.Client, fake: FakeEngine) -> None:
     assert closed.post(CHAT, json=body(text="x" * 3000), headers=headers).json()["error"]["code"] == "body_too_large"
     reply = closed.post(CHAT, json=body(text="x" * 400), headers=headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "prompt_too_large")
+    assert closed.post("/v1/route", json=body(text="x" * 3000), headers=headers).status_code == 413
+    assert closed.post("/v1/route", json=body(text="x" * 400), headers=headers).status_code == 413
     assert closed.post(CHAT, json=body(max_tokens=51), headers=headers).status_code == 400
     assert closed.post(CHAT, json=body(max_tokens=30, n=2), headers=headers).status_code == 400
     assert fake.requests == []

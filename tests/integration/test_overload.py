@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from typer.testing import CliRunner
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server import protocol
 from server.app import create_app
@@ -57,6 +58,15 @@ async def test_a_client_that_leaves_the_queue_frees_its_place(limited_url: str, 
         assert (await http.post(CHAT, json=body("legal"))).status_code == 200
         assert [reply.status_code for reply in await asyncio.gather(*running)] == [200, 200]
     assert len(fake.requests) == 3
+
+
+def test_a_client_that_leaves_is_seen_beside_any_server(settings: Any, fake: FakeEngine) -> None:
+    fake.delay = 30
+    with Served(create_app(settings), lifespan="on", http=HttpToolsProtocol) as served:
+        wait_until(lambda: httpx.get(f"{served.url}/ready").status_code == 200)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(served.url + CHAT, json=body("legal"), timeout=0.5)
+        wait_until(lambda: fake.aborted == 1)
 
 
 def test_a_passed_deadline_is_not_forwarded(limited_url: str, fake: FakeEngine) -> None:
