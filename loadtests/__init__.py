@@ -1,0 +1,1 @@
+"""Load tests and paired benchmarks of the gateway."""

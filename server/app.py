@@ -1,8 +1,11 @@
 """The FastAPI application: `create_app(settings)`. Importing opens no file and reads no environment."""
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -13,42 +16,73 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server import models, route
-from server.chat import PATH, ChatCompletions
-from server.errors import InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
+from server import admin, models, route
+from server.access import Access
+from server.apis import APIS
+from server.decisions import open_log
+from server.endpoints import Gates, RoutedEndpoint
+from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
+from server.openapi import routed_paths
 from server.settings import Settings
+from server.tracing import open_tracing
 
 log = logging.getLogger("zephyra")
 
 
-class _Late:
-    """Holds the endpoint's place until the gateway runs."""
+class Application(FastAPI):
+    """FastAPI, with the routed APIs answered before its middleware: they need none of it and pay for all of it."""
 
-    def __init__(self) -> None:
-        self.endpoint: ChatCompletions | None = None
+    routed: Mapping[str, RoutedEndpoint] = MappingProxyType({})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert self.endpoint is not None, "the application serves no request before its lifespan began"
-        await self.endpoint(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self.routed.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, the routed APIs included."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["paths"] = {**routed_paths(), **document["paths"]}
+        assert self.openapi_schema is not None, "FastAPI keeps the document it made"
+        return self.openapi_schema
 
 
-def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = None) -> FastAPI:
+def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = None) -> Application:
     """The gateway's application. `on_start` is called with the running gateway, before the first request."""
-    chat = _Late()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        access = Access.of(settings.access)
+        following = asyncio.create_task(access.follow(), name="keys")
         async with running_gateway(settings) as gateway:
-            chat.endpoint = ChatCompletions(gateway)
+            gates = Gates(gateway)
+            decisions = open_log(settings.decisions, getattr(gateway.classifier, "digest", ""))
+            tracing = open_tracing(os.environ)
+            application.routed = {
+                api.path: RoutedEndpoint(api, gateway, access, gates, decisions, tracing) for api in APIS
+            }
             if on_start:
                 on_start(gateway)
-            yield {"gateway": gateway}
+            yield {"gateway": gateway, "access": access}
+            following.cancel()
+            if decisions:
+                decisions.close()
+            if tracing:
+                tracing.close()
 
-    app = FastAPI(title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan)
-    app.router.routes.append(Route(PATH, endpoint=chat, methods=["POST"]))
+    app = application = Application(
+        title="Zephyra", summary="One base, many experts: TinyAda picks the adapter.", lifespan=lifespan
+    )
+    for api in APIS:
+        app.router.routes.append(Route(api.path, endpoint=_not_started, methods=["POST"]))
     app.include_router(models.router)
     app.include_router(route.router)
+    app.include_router(admin.router)
     app.get("/health", tags=["health"], summary="Alive")(health)
     app.get("/ready", tags=["health"], summary="Able to answer")(ready)
     app.get("/metrics", tags=["health"], summary="Prometheus metrics")(metrics)
@@ -57,6 +91,11 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(Exception, _answer_unexpected)
     return app
+
+
+async def _not_started(request: Request) -> Response:
+    """Keeps the routed paths known, for 405 and its Allow; `Application` answers them once the gateway runs."""
+    return _response(EngineUnavailable("The gateway is starting. Try again."))
 
 
 async def health() -> dict[str, str]:
@@ -68,14 +107,27 @@ async def ready(request: Request) -> Response:
     """200 when engine, adapters and TinyAda are in place; else 503 with what is missing."""
     missing = request.state.gateway.missing()
     if missing:
+        if not _may_observe(request):
+            missing = ["ask with a key that may observe"]
         return JSONResponse({"status": "not ready", "missing": missing}, 503, {"retry-after": "2"})
     return JSONResponse({"status": "ready"})
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus's text exposition format."""
+    access: Access = request.state.access
+    if not access.tenant(dict(request.scope["headers"])).key.may_observe:
+        raise Forbidden("This key may not read metrics. Ask the operator for one that may observe.")
     gateway: Gateway = request.state.gateway
     return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _may_observe(request: Request) -> bool:
+    access: Access = request.state.access
+    try:
+        return access.tenant(dict(request.scope["headers"])).key.may_observe
+    except ZephyraError:
+        return False
 
 
 def _response(error: ZephyraError) -> Response:

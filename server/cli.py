@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -12,15 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server import cli_training
+from server import cli_adapters, cli_keys, cli_router, cli_training
 from server.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
     from server.gateway import Gateway
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cli_training.router.add_typer(cli_router.app)
+cli_adapters.app.add_typer(cli_training.adapters)
 app.add_typer(cli_training.router, name="router")
-app.add_typer(cli_training.adapters, name="adapters")
+app.add_typer(cli_adapters.app, name="adapters")
+app.add_typer(cli_keys.app, name="keys")
 
 
 @app.callback()
@@ -37,6 +41,10 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000].")] = None,
+    keys: Annotated[Path | None, typer.Option(help="A file of API keys, made by `zephyra keys create`.")] = None,
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Serve beyond this machine without API keys.")
+    ] = False,
     verbose: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
     """Start the gateway, and an engine where none is named."""
@@ -51,6 +59,12 @@ def serve(
     if port is not None:
         gateway["port"] = port
     overrides: dict[str, dict[str, Any]] = {"gateway": gateway}
+    access: dict[str, Any] = {}
+    if keys is not None:
+        access["keys_file"] = keys
+    if allow_anonymous:
+        access["allow_anonymous"] = True
+    overrides["access"] = access
     if engine:
         overrides["engine"] = {"urls": engine}
     try:
@@ -78,9 +92,13 @@ def run(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises `SettingsError` before anything is started."""
     import uvicorn
 
+    from server.access import Access, check_listening
     from server.app import create_app
     from server.gateway import check
+    from server.protocol import BoundedProtocol
 
+    access = Access.of(settings.access)
+    check_listening(settings.access, settings.gateway.host, access)
     check(settings)
     listener = listen(settings.gateway.host, settings.gateway.port)
     host, port = listener.getsockname()[:2]
@@ -88,17 +106,27 @@ def run(settings: Settings) -> None:
     tasks: set[asyncio.Task[None]] = set()
 
     def announce(gateway: "Gateway") -> None:
+        # What lives as long as the process need not be looked at by every garbage collection.
+        gc.collect()
+        gc.freeze()
         tasks.add(asyncio.create_task(announce_ready(gateway, address)))
 
     config = uvicorn.Config(
         create_app(settings, announce),
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
+        ws="none",
+        server_header=False,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=round(settings.gateway.shutdown_grace),
     )
     print(f"zephyra: opening the gateway on {address}", flush=True)
+    if access.open:
+        reach = (
+            "anyone who reaches this address" if settings.access.allow_anonymous else "programs on this machine only"
+        )
+        print(f"zephyra: no API key is configured: {reach} may use it (`zephyra keys create`)", flush=True)
     # uvicorn raises the signal again once it has stopped: here that means a normal end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt, SystemExit):

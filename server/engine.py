@@ -1,25 +1,26 @@
 """One vLLM engine behind HTTP: the requests it takes, the adapters it holds, what runs on it.
 
-`Upstream` is the seam of the request path: one method, so that a fake or another client can stand in for aiohttp.
+`Upstream` is the seam of the request path: one method, so that a fake or another client can stand in. Requests go
+through the small client of `server.upstream`, everything else through aiohttp.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
 
 from adapters.version import Version
 from server.errors import EngineUnavailable
+from server.upstream import Client
 
 # Below vLLM's own keep-alive of 5 s, so that a pooled connection is never one the engine is just closing.
 KEEPALIVE_SECONDS = 4.0
 CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=120)
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=10)
-STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
 
 class Reply(Protocol):
@@ -32,8 +33,8 @@ class Reply(Protocol):
         """The whole body. Raises `EngineUnavailable` when the engine breaks off."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises `EngineUnavailable` when the engine breaks off."""
+    async def chunk(self) -> bytes:
+        """What has come of the body since, b"" at its end. Raises `EngineUnavailable` when the engine breaks off."""
         ...
 
     def close(self) -> None:
@@ -44,13 +45,13 @@ class Reply(Protocol):
 class Upstream(Protocol):
     """What the request path needs of an engine."""
 
-    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    async def post(self, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Reply:
         """Send a JSON body; returns once the head of the answer is here. Raises `EngineUnavailable`."""
         ...
 
 
 class LoadRefused(Exception):
-    """The engine did not load or unload an adapter; the text is the engine's."""
+    """The engine did not load or unload an adapter; the text is the engine's, after its status."""
 
 
 class _ModelCard(msgspec.Struct):
@@ -63,45 +64,21 @@ class _ModelList(msgspec.Struct):
     data: list[_ModelCard]
 
 
-class _HttpReply:
-    """aiohttp's response as a `Reply`: its errors mapped at this one boundary."""
-
-    __slots__ = ("_response", "content_type", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.content_type = response.headers.get("content-type", "application/json")
-
-    async def read(self) -> bytes:
-        try:
-            return await self._response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable("The engine broke off while answering. Try again.") from error
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable("The engine broke off while answering. Try again.") from error
-
-    def close(self) -> None:
-        self._response.close()
-
-
 @dataclass(slots=True, eq=False)
 class Engine:
     """An engine and what is known of it now. `url` is http://host:port or unix:/path."""
 
     url: str
     session: aiohttp.ClientSession
+    client: Client
     origin: str
     # Answers /health.
     up: bool = False
     # Up, and the first reconciliation since then is done.
     ready: bool = False
     loaded: frozenset[str] = frozenset()
+    # How many adapters to load or unload the last look found.
+    drift: int = 0
     base_name: str = ""
     # Requests in flight by engine-side name.
     running: Counter[str] = field(default_factory=Counter)
@@ -119,9 +96,10 @@ class Engine:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
             origin = url.rstrip("/")
         session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False)
-        return cls(url, session, origin)
+        return cls(url, session, Client(url, api_key, KEEPALIVE_SECONDS), origin)
 
     async def close(self) -> None:
+        self.client.close()
         await self.session.close()
 
     @property
@@ -143,14 +121,21 @@ class Engine:
         self.up = self.ready = False
         self.loaded = frozenset()
 
-    async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    async def post(self, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Reply:
         try:
-            response = await self.session.post(
-                self.origin + path, data=body, headers=headers, timeout=STREAM_TIMEOUT, allow_redirects=False
-            )
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable("The engine is not reachable; it is being brought back. Try again.") from error
-        return _HttpReply(response)
+            return await self.client.post(path, body, headers)
+        except EngineUnavailable:
+            # Out at once, or the idle look of a dead engine would draw requests; the next good look brings it back.
+            self.ready = False
+            raise
+
+    async def ask(self, path: str, payload: dict[str, Any]) -> tuple[int, bytes]:
+        """Status and body of a small request of the gateway's own. Raises `EngineUnavailable`."""
+        try:
+            async with self.session.post(self.origin + path, json=payload, timeout=CONTROL_TIMEOUT) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"The engine did not answer {path}: {error}") from error
 
     async def healthy(self) -> bool:
         """Whether /health answers 200."""
@@ -179,10 +164,6 @@ class Engine:
         await self._control("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def _control(self, path: str, payload: dict[str, str]) -> None:
-        try:
-            async with self.session.post(self.origin + path, json=payload, timeout=CONTROL_TIMEOUT) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise EngineUnavailable(f"The engine did not answer {path}: {error}") from error
-        if response.status != 200:
-            raise LoadRefused(f"{response.status}: {text[:500]}")
+        status, body = await self.ask(path, payload)
+        if status != 200:
+            raise LoadRefused(f"{status}: {body[:500].decode(errors='replace')}")

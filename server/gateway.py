@@ -1,23 +1,32 @@
-"""What lives as long as the gateway: TinyAda, the route table, the engines, and the tasks that keep them well."""
+"""What lives as long as the gateway: TinyAda, the store, the route table, the engines, and the tasks for them."""
 
 import asyncio
 import contextlib
 import json
 import logging
+import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.state import Phase
+from adapters.store import ZERO, Store, StoreError
 from adapters.version import Version, read_version
 from adapters.zero import write_zero_adapter
 from router import RouterError, TinyAda
+from server.audit import Audit
+from server.desired import Desired
 from server.engine import Engine
 from server.metrics import Metrics
 from server.reconciliation import Reconciliation
+from server.rollout import Limits, Rollouts
+from server.rollout_guard import CanaryGuard
 from server.routing import Classifier
+from server.seeding import seed
 from server.settings import Settings, SettingsError
-from server.supervisor import Supervisor, engine_device
+from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
 from server.table import RouteTable
 
 log = logging.getLogger("zephyra")
@@ -33,11 +42,38 @@ class Gateway:
     classifier: Classifier
     engines: list[Engine]
     supervisor: Supervisor | None
+    desired: Desired
     reconciliation: Reconciliation
+    rollouts: Rollouts
+    guard: CanaryGuard
+    audit: Audit
 
     def wake(self) -> None:
         """Look at the engines now rather than at the next interval."""
         self.reconciliation.wake()
+
+    def flip(self, table: RouteTable) -> None:
+        """Requests from now on read `table`."""
+        for name, route in table.routes.items():
+            if self.table.routes.get(name) != route:
+                shares = ", ".join(f"{version.digest} {weight}" for version, weight in route.shares)
+                log.info("route of %s: %s", name, shares)
+        slots = self.reconciliation.slots
+        if slots is not None and len(table.versions) > slots >= len(self.table.versions):
+            log.warning(
+                "%d versions are served, but a batch has %d adapter slots: requests will wait for one another; "
+                "raise engine.max_loras",
+                len(table.versions),
+                slots,
+            )
+        self.table = table
+        self.guard.watch(table)
+
+    def follow(self) -> None:
+        """The desired state changed: act on it now."""
+        self.reconciliation.follow()
+        self.reconciliation.wake()
+        self.rollouts.wake()
 
     def missing(self) -> list[str]:
         """What stands between now and being ready; empty when ready."""
@@ -47,9 +83,16 @@ class Gateway:
         for engine in self.engines:
             absent = [v.engine_name for v in self.table.versions if v.engine_name not in engine.loaded]
             if engine.ready and absent:
-                reasons = [self.reconciliation.refusals.get((engine.url, name), "not loaded yet") for name in absent]
+                refusals = [self.reconciliation.refusals.get((engine.url, name)) for name in absent]
+                reasons = [refusal.reason if refusal else "not loaded yet" for refusal in refusals]
                 listed = ", ".join(f"{name} ({why})" for name, why in zip(absent, reasons, strict=True))
                 findings.append(f"{engine.url} lacks {listed}")
+        for name in sorted(self.table.pending):
+            adapter = self.desired.state.adapters.get(name)
+            # One published by hand is announced by its own phases; only the configured ones are promised.
+            if adapter and adapter.configured in adapter.versions:
+                now = adapter.versions[adapter.configured].now
+                findings.append(f"{name} is {now.phase}" + (f": {now.reason}" if now.phase is Phase.FAILED else ""))
         return findings
 
 
@@ -57,11 +100,15 @@ class Gateway:
 async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway with its background tasks; leaving the context stops all it started.
 
-    Raises `SettingsError` where an adapter, TinyAda or the base cannot be used.
+    Raises `SettingsError` where an adapter, TinyAda, the store or the base cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="zephyra-", ignore_cleanup_errors=True) as directory:
         gateway = _build(settings, Path(directory))
-        tasks = [asyncio.create_task(gateway.reconciliation.run(), name="reconciliation")]
+        tasks = [
+            asyncio.create_task(gateway.reconciliation.run(), name="reconciliation"),
+            asyncio.create_task(gateway.rollouts.run(), name="rollouts"),
+            asyncio.create_task(gateway.desired.watch(), name="desired-state"),
+        ]
         if gateway.supervisor:
             gateway.supervisor.start(gateway.engines[0])
         try:
@@ -74,41 +121,67 @@ async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                 await gateway.supervisor.stop()
             for engine in gateway.engines:
                 await engine.close()
+            gateway.desired.store.retract(gateway.reconciliation.gateway)
 
 
 def check(settings: Settings) -> None:
     """Raise `SettingsError` for what can be known to be unusable before anything is started."""
     classifier = load_classifier(settings)
     _check_domains(settings, classifier)
-    for version in load_versions(settings):
+    versions = load_versions(settings)
+    for version in versions:
         lora_rank(version)
+    if settings.store.path is not None:
+        seed(settings, versions, settings.store.path)
 
 
 def _build(settings: Settings, directory: Path) -> Gateway:
     classifier = load_classifier(settings)
     versions = load_versions(settings)
     _check_domains(settings, classifier)
+    store, state = seed(settings, versions, directory / "store")
     zero = None
     if engine_device(settings.engine) == "cpu":
-        zero = _zero_version(settings, directory)
-    table = RouteTable.of(settings.names.base, settings.names.resolve, versions, zero)
+        zero = _zero_version(settings, store, directory)
+    table = RouteTable.of(settings.names.base, settings.names.resolve, {}, zero)
     metrics = Metrics()
     supervisor = None
+    capacity, slots = settings.engine.max_cpu_loras, settings.engine.max_loras
+    max_rank = settings.engine.max_lora_rank or LORA_RANKS[-1]
     if settings.engine.urls:
         engines = [Engine.connect(url, settings.engine.api_key) for url in settings.engine.urls]
     else:
-        rank = max((lora_rank(version) for version in table.versions), default=8)
-        supervisor = Supervisor(
-            settings.engine, settings.base.model, len(table.versions), rank, lambda: gateway.wake(), directory
-        )
+        known = [store.version(name, digest) for name, adapter in state.adapters.items() for digest in adapter.versions]
+        rank = max((lora_rank(version) for version in known if version.path.exists()), default=8)
+        max_rank = settings.engine.max_lora_rank or next(allowed for allowed in LORA_RANKS if allowed >= rank)
+        count = sum(not adapter.removing for adapter in state.adapters.values()) + (zero is not None)
+        capacity, slots = adapter_capacity(settings.engine, count), adapter_slots(settings.engine, count)
+        supervisor = Supervisor(settings.engine, settings.base.model, count, rank, lambda: gateway.wake(), directory)
         engines = [Engine.connect(supervisor.url)]
+    desired = Desired(store, state, lambda: gateway.follow())
+    audit = Audit(store.root / "audit.jsonl")
     reconciliation = Reconciliation(
-        engines, lambda: gateway.table, settings.engine.poll_interval, supervisor is not None
+        engines,
+        desired,
+        lambda: gateway.table,
+        lambda table: gateway.flip(table),
+        f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}",
+        settings.engine.poll_interval,
+        supervisor is not None,
+        capacity,
+        slots,
+        settings.store.keep,
     )
+    limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
+    rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval)
+    guard = CanaryGuard(desired, audit, settings.canary)
     for engine in engines:
         metrics.watch_engine(engine)
-    metrics.adapters_desired.set_function(lambda: len(gateway.table.versions))
-    gateway = Gateway(settings, metrics, table, classifier, engines, supervisor, reconciliation)
+    metrics.adapters_desired.set_function(lambda: len(reconciliation.wanted()))
+    gateway = Gateway(
+        settings, metrics, table, classifier, engines, supervisor, desired, reconciliation, rollouts, guard, audit
+    )
+    reconciliation.follow()
     return gateway
 
 
@@ -147,8 +220,12 @@ def _check_domains(settings: Settings, classifier: TinyAda) -> None:
             raise SettingsError(f"adapters.{name}.domain: TinyAda knows no {adapter.domain!r}; it knows {known}")
 
 
-def _zero_version(settings: Settings, directory: Path) -> Version:
+def _zero_version(settings: Settings, store: Store, directory: Path) -> Version:
+    """The zero adapter, kept in the store: its path must outlive this process, as an engine may."""
     try:
-        return read_version("zero", write_zero_adapter(settings.base.model, directory / "zero"))
+        written = write_zero_adapter(settings.base.model, directory / "zero")
+        return store.version(ZERO, store.publish(ZERO, written))
     except (OSError, KeyError, ValueError) as error:
         raise SettingsError(f"base.model: no usable config.json for {settings.base.model!r}: {error}") from error
+    except StoreError as error:
+        raise SettingsError(f"store.path: {error}") from error

@@ -1,18 +1,40 @@
-"""The loop that keeps every engine's adapters as the route table desires them."""
+"""The loops that keep every engine's adapters, and the route table, as the desired state says."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from adapters.reconciler import plan
+from adapters.state import Phase, StateError, drop, move, remove_version
+from adapters.store import StoreError
 from adapters.version import Version
+from server.desired import Desired
 from server.engine import Engine, LoadRefused
 from server.errors import EngineUnavailable
-from server.table import RouteTable
+from server.table import RouteTable, follow
+from server.verification import answers
 
 log = logging.getLogger("zephyra.adapters")
+
+# A refused load is tried again after the interval, then twice that, up to so many seconds.
+LONGEST_BACKOFF = 60.0
+# How often this gateway says what it uses, where nothing changes, in seconds.
+REPORT_SECONDS = 5.0
+ENDED = frozenset({Phase.RETIRED, Phase.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an engine lacks an adapter, how often it said so, and when it is asked again (`time.monotonic`)."""
+
+    reason: str
+    times: int
+    retry_at: float
+    delay: float
 
 
 @dataclass(slots=True)
@@ -20,23 +42,80 @@ class Reconciliation:
     """Looks at every engine every `interval` seconds, and at once when woken."""
 
     engines: list[Engine]
+    desired: Desired
     table: Callable[[], RouteTable]
+    # Replaces the table that requests read.
+    flip: Callable[[RouteTable], None]
+    # This gateway's name in the store.
+    gateway: str
     interval: float
     # Engines whose process a supervisor watches: their `up` is not ours to set.
     supervised: bool
-    # Why an adapter is not loaded, by engine URL and engine-side name.
-    refusals: dict[tuple[str, str], str] = field(default_factory=dict)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    # How many adapters an engine keeps in memory, where that is known.
+    capacity: int | None = None
+    # How many adapters one batch can have, where that is known.
+    slots: int | None = None
+    # How many retired or failed versions of an adapter stay in the store.
+    keep: int = 10
+    # By engine URL and engine-side name.
+    refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
+    _wakes: list[asyncio.Event] = field(default_factory=list)
+    _reported: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    _reported_at: float = 0.0
 
     def wake(self) -> None:
-        self._wake.set()
+        for event in self._wakes:
+            event.set()
 
     async def run(self) -> None:
+        """For ever: one loop for each engine, so that a slow one holds up none of the others, and one for the rest."""
+        async with asyncio.TaskGroup() as group:
+            for engine in self.engines:
+                group.create_task(self._repeat(lambda engine=engine: self.reconcile(engine)))  # type: ignore[misc]
+            group.create_task(self._repeat(self.housekeep))
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
+        event = asyncio.Event()
+        self._wakes.append(event)
         while True:
-            await asyncio.gather(*(self.reconcile(engine) for engine in self.engines))
+            event.clear()
+            try:
+                await step()
+            except Exception:
+                # A fault in one round must not end the loop that heals everything else.
+                log.exception("reconciliation failed; it goes on with the next round")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.interval)
-            self._wake.clear()
+                await asyncio.wait_for(event.wait(), self.interval)
+
+    def follow(self) -> None:
+        """Bring the route table up to the desired state as far as the engines are, by one replaced reference."""
+        current = self.table()
+        new = follow(self.desired.state, current, self.desired.store.version, self.everywhere)
+        if new != current:
+            self.flip(new)
+            self.report()
+            self.wake()
+
+    def everywhere(self, name: str) -> bool:
+        """Whether every ready engine, and at least one, has the version."""
+        ready = [engine for engine in self.engines if engine.ready]
+        return bool(ready) and all(name in engine.loaded for engine in ready)
+
+    def wanted(self) -> dict[str, Version]:
+        """Every version an engine should hold, by engine-side name, the most needed first."""
+        state, table = self.desired.state, self.table()
+        versions = [*([table.zero] if table.zero else []), *table.versions]
+        versions += [
+            self.desired.store.version(name, digest, state.adapters[name].domain) for name, digest in state.resident()
+        ]
+        return {version.engine_name: version for version in versions}
+
+    def refusal(self, name: str) -> str | None:
+        """Why some engine lacks the adapter, if one refused it twice: once may be an engine's last breath."""
+        found = (
+            refusal.reason for (_, refused), refusal in self.refusals.items() if refused == name and refusal.times > 1
+        )
+        return next(found, None)
 
     async def reconcile(self, engine: Engine) -> None:
         """One round for one engine; never raises."""
@@ -55,28 +134,165 @@ class Reconciliation:
 
     async def _apply(self, engine: Engine) -> None:
         present = await engine.list_adapters()
-        desired = self.table().versions
-        step = plan(desired, present, lambda name: engine.running[name])
-        engine.loaded = frozenset(present)
+        wanted = self.wanted()
+        moved = {name for name, root in present.items() if name in wanted and _gone(root, wanted[name])}
+        step = plan(wanted.values(), present, lambda name: engine.running[name], moved)
+        engine.drift = step.drift
+        engine.loaded = frozenset(present) - moved
+        for name in step.unload:
+            await self._unload(engine, name)
         for version in step.load:
             await self._load(engine, version)
-        for name in step.unload:
-            engine.loaded -= {name}
-            await engine.unload(name)
-            log.info("%s: unloaded %s", engine.url, name)
         if not engine.ready:
             engine.ready = True
             log.info("%s: ready with %d adapters", engine.url, len(engine.loaded))
+        self.follow()
 
     async def _load(self, engine: Engine, version: Version) -> None:
         name = version.engine_name
+        refusal = self.refusals.get((engine.url, name))
+        if name not in self.wanted() or (refusal and time.monotonic() < refusal.retry_at):
+            return
+        if self.capacity is not None and len(engine.loaded) >= self.capacity:
+            self._refuse(engine, name, f"the engine holds its limit of {self.capacity} adapters; remove one")
+            return
         try:
             await engine.load(version)
         except LoadRefused as error:
-            if self.refusals.get((engine.url, name)) != str(error):
-                log.error("%s: %s was refused: %s", engine.url, name, error)
-            self.refusals[engine.url, name] = str(error)
-            return
+            # Another gateway on the same engine may have been quicker.
+            if name not in await engine.list_adapters():
+                if not await answers(engine):
+                    raise EngineUnavailable(f"The engine answers nothing now: {error}") from error
+                self._refuse(engine, name, str(error))
+                return
         self.refusals.pop((engine.url, name), None)
         engine.loaded |= {name}
         log.info("%s: loaded %s", engine.url, name)
+        if engine.ready:
+            self.follow()
+
+    def _refuse(self, engine: Engine, name: str, reason: str) -> None:
+        before = self.refusals.get((engine.url, name))
+        if before is None or before.reason != reason:
+            log.error("%s: %s was refused: %s", engine.url, name, reason)
+        delay = min(before.delay * 2, LONGEST_BACKOFF) if before else self.interval
+        times = before.times + 1 if before else 1
+        self.refusals[engine.url, name] = Refusal(reason, times, time.monotonic() + delay, delay)
+
+    def forgive(self, name: str) -> None:
+        """Ask every engine again at once, as after a new publication."""
+        for key in [key for key in self.refusals if key[1] == name]:
+            del self.refusals[key]
+
+    async def _unload(self, engine: Engine, name: str) -> None:
+        # Asked again here: while others were loaded, the route may have gone back to it.
+        try:
+            self.desired.refresh()
+        except StoreError as error:
+            # Without the store nobody knows who else uses it. What is loaded serves on.
+            log.error("%s: %s is not unloaded: %s", engine.url, name, error)
+            return
+        misplaced = name in self.wanted() and name not in engine.loaded
+        if (name in self.wanted() and not misplaced) or engine.running[name] or self._used_elsewhere(name):
+            return
+        engine.loaded -= {name}
+        try:
+            await engine.unload(name)
+        except LoadRefused as error:
+            # Gone already, as after the unload of another gateway; the next round sees what is there.
+            log.info("%s: %s was not unloaded: %s", engine.url, name, error)
+            return
+        self.refusals.pop((engine.url, name), None)
+        log.info("%s: unloaded %s", engine.url, name)
+
+    def _used_elsewhere(self, name: str) -> bool:
+        return any(name in use.uses for use in self.desired.store.others(self.gateway))
+
+    def uses(self) -> frozenset[str]:
+        """Engine-side names that requests of this gateway run under, or may at any moment."""
+        table = self.table()
+        names = {version.engine_name for version in table.versions} | set(table.pinned)
+        for engine in self.engines:
+            names |= set(engine.running)
+        return frozenset(names)
+
+    def report(self) -> None:
+        """Tell the other gateways what this one uses, so that they leave it on the engines and on disk."""
+        holds = frozenset[str]().union(*(engine.loaded for engine in self.engines))
+        report = (self.uses(), holds)
+        if report != self._reported or time.monotonic() - self._reported_at > REPORT_SECONDS:
+            try:
+                self.desired.store.report(self.gateway, *report)
+            except OSError as error:
+                log.error("the store cannot be written: %s", error)
+                return
+            self._reported, self._reported_at = report, time.monotonic()
+
+    async def housekeep(self) -> None:
+        """Retire what has drained, and delete what was removed; never raises."""
+        self.report()
+        draining = [
+            (name, digest)
+            for name, adapter in self.desired.state.adapters.items()
+            for digest, version in adapter.versions.items()
+            if version.phase is Phase.DRAINING or version.removing
+        ]
+        for name, digest in draining:
+            try:
+                await self._let_go(name, digest)
+            except (StoreError, OSError) as error:
+                log.error("%s@%s: %s", name, digest, error)
+        await self._prune()
+        await self._drop_empty()
+
+    async def _let_go(self, name: str, digest: str) -> None:
+        engine_name = f"{name}@{digest}"
+        others = self.desired.store.others(self.gateway)
+        in_use = engine_name in self.uses() or any(engine_name in use.uses for use in others)
+        if in_use or any(engine_name in engine.loaded for engine in self.engines):
+            return
+        version = self.desired.state.version(name, digest)
+        if not version.removing:
+            now = time.time()
+            await self.desired.change(
+                lambda state: (
+                    move(state, name, digest, Phase.RETIRED, now)
+                    if state.version(name, digest).phase is Phase.DRAINING
+                    else state
+                )
+            )
+            return
+        # An engine that cannot be asked may still hold it: vLLM dies of a file that is gone.
+        if all(engine.ready for engine in self.engines) and not any(engine_name in use.holds for use in others):
+            await self.desired.change(lambda state: drop(state, name, digest))
+            await asyncio.to_thread(self.desired.store.delete, name, digest)
+            log.info("deleted %s", engine_name)
+
+    async def _prune(self) -> None:
+        """Remove the versions that ended longest ago, beyond those kept. Never one that a rollback would want."""
+        for name, adapter in self.desired.state.adapters.items():
+            ended = sorted(
+                (version.now.at, digest)
+                for digest, version in adapter.versions.items()
+                if version.phase in ENDED
+                and not version.removing
+                and digest not in adapter.previous
+                and digest not in (adapter.target or {})
+            )
+            for _, digest in ended[: -self.keep]:
+                with contextlib.suppress(StateError):
+                    await self.desired.change(
+                        lambda state, name=name, digest=digest: remove_version(state, name, digest, time.time())  # type: ignore[misc]
+                    )
+
+    async def _drop_empty(self) -> None:
+        """An adapter removed before it had any version."""
+        empty = [name for name, adapter in self.desired.state.adapters.items() if adapter.removing]
+        for name in empty:
+            if not self.desired.state.adapters[name].versions:
+                await self.desired.change(lambda state, name=name: drop(state, name, ""))  # type: ignore[misc]
+
+
+def _gone(root: str, version: Version) -> bool:
+    """Whether an engine has the version from a directory that is no more: a lazy reload would kill vLLM."""
+    return root != str(version.path) and not Path(root).exists()

@@ -1,45 +1,22 @@
 """The engine's answer on its way to the client: names given back, streams relayed event by event."""
 
+import re
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import msgspec
 from starlette.types import Send
 
+from server.apis import Api
+from server.call import Call, Headers
 from server.engine import Reply
 from server.errors import AdapterNotReady, EngineFailed, EngineUnavailable, ZephyraError
 from server.routing import Choice
 
-Headers = list[tuple[bytes, bytes]]
 EVENT_END = b"\n\n"
-
-
-@dataclass(slots=True)
-class Timing:
-    """Moments of one request, from `time.perf_counter`, in seconds."""
-
-    received: float
-    parsed: float = 0.0
-    routed: float = 0.0
-    forwarded: float = 0.0
-    # The engine's first byte: the whole body where the answer is not streamed.
-    answered: float = 0.0
-    started: bool = field(default=False)
-
-    def server_timing(self) -> bytes:
-        """The Server-Timing header's value, in milliseconds (W3C Server Timing)."""
-        now = time.perf_counter()
-        parse = (self.parsed - self.received) * 1e3
-        route = (self.routed - self.parsed) * 1e3
-        engine = (self.answered - self.forwarded) * 1e3
-        gateway = (now - self.received) * 1e3 - engine
-        return b"parse;dur=%.3f, route;dur=%.3f, gateway;dur=%.3f, engine;dur=%.3f" % (
-            parse,
-            route,
-            gateway,
-            engine,
-        )
+STOPPED = "The engine stopped while answering. Try again."
+# Escaped quotes keep generated text from matching. OpenAI's names and Anthropic's.
+_PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens":(\d{1,12})')
+_OUTPUT_TOKENS = re.compile(rb'"(?:completion|output)_tokens":(\d{1,12})')
 
 
 class Renamer:
@@ -59,12 +36,41 @@ class Renamer:
         return text.replace(self._needle, self._replacement)
 
 
-def response_headers(choice: Choice, timing: Timing, content_type: str) -> Headers:
+class Events:
+    """Regroups a stream's chunks so that each ends where an event ends."""
+
+    __slots__ = ("_reply", "_rest")
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._rest = b""
+
+    async def next(self) -> bytes:
+        """Whole events as soon as there are any; what is left at the end as it is, then b""."""
+        while True:
+            chunk = await self._reply.chunk()
+            if not chunk:
+                rest, self._rest = self._rest, b""
+                return rest
+            if not self._rest and chunk.endswith(EVENT_END):
+                return chunk
+            whole = self._rest + chunk
+            # An end may lie across the seam, never before it.
+            end = whole.rfind(EVENT_END, max(0, len(self._rest) - 1))
+            if end < 0:
+                self._rest = whole
+                continue
+            self._rest = whole[end + 2 :]
+            return whole[: end + 2]
+
+
+def response_headers(call: Call, choice: Choice, content_type: str) -> Headers:
     headers = [
         (b"content-type", content_type.encode("latin-1")),
+        (b"x-request-id", call.request_id),
         (b"x-zephyra-adapter", choice.adapter.encode()),
         (b"x-zephyra-reason", choice.reason.encode()),
-        (b"server-timing", timing.server_timing()),
+        (b"server-timing", call.timing.server_timing()),
     ]
     if choice.decision is not None:
         headers.append((b"x-zephyra-domain", choice.decision.domain.encode()))
@@ -72,50 +78,70 @@ def response_headers(choice: Choice, timing: Timing, content_type: str) -> Heade
     return headers
 
 
-async def relay_whole(reply: Reply, choice: Choice, timing: Timing, send: Send, extra: Headers) -> int:
+async def relay_whole(reply: Reply, call: Call, api: Api, choice: Choice, send: Send) -> int:
     """Relay an answer that is not streamed; returns its status. Raises `ZephyraError` before anything is sent."""
     body = await reply.read()
-    timing.answered = time.perf_counter()
+    call.timing.answered = time.perf_counter()
     check_status(reply.status, body, choice)
+    if api.aborted in body:
+        raise EngineUnavailable(STOPPED)
     body = Renamer(choice.engine_name, choice.model)(body)
-    headers = [*response_headers(choice, timing, reply.content_type), *extra]
+    count_tokens(call, body[body.rfind(b'"usage":') :])
+    headers = response_headers(call, choice, reply.content_type)
     headers.append((b"content-length", b"%d" % len(body)))
-    timing.started = True
+    call.timing.sent = True
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
     return reply.status
 
 
-async def relay_stream(reply: Reply, choice: Choice, timing: Timing, send: Send, extra: Headers) -> int:
+async def relay_stream(reply: Reply, call: Call, api: Api, choice: Choice, send: Send) -> int:
     """Relay server-sent events as they come; returns the status. Raises `ZephyraError` before the first byte only.
 
     The head is sent with the first event, so that a failure before it still has its own status. A later one becomes
-    an SSE event with an `error` object, as vLLM itself does.
+    an SSE event with an error, as vLLM itself does.
     """
     rename = Renamer(choice.engine_name, choice.model)
-    chunks = _events(reply.chunks())
-    first = await anext(chunks, b"")
-    if not first:
+    events = Events(reply)
+    chunk = await events.next()
+    if not chunk:
         raise EngineUnavailable("The engine ended the stream before it began. Try again.")
-    timing.answered = time.perf_counter()
-    headers = [*response_headers(choice, timing, reply.content_type), (b"cache-control", b"no-cache"), *extra]
-    timing.started = True
+    if api.aborted in chunk:
+        raise EngineUnavailable(STOPPED)
+    call.timing.answered = time.perf_counter()
+    headers = response_headers(call, choice, reply.content_type)
+    headers.append((b"cache-control", b"no-cache"))
+    call.timing.sent = True
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": rename(first), "more_body": True})
+    count, usage, last = 0, b"", chunk
     status = reply.status
     try:
-        done = first.endswith(b"data: [DONE]\n\n")
-        async for chunk in chunks:
+        while chunk:
+            if api.aborted in chunk:
+                raise EngineUnavailable(STOPPED)
+            if b'"usage":{' in chunk:
+                usage = chunk
+            count += chunk.count(b"\ndata:") + 1
+            last = chunk
             await send({"type": "http.response.body", "body": rename(chunk), "more_body": True})
-            done = chunk.endswith(b"data: [DONE]\n\n")
-        if not done:
+            chunk = await events.next()
+        if not any(end in last for end in api.ends):
             raise EngineUnavailable("The engine ended the stream before its end. Try again.")
     except ZephyraError as error:
         status = error.status
-        event = b"data: " + error.body() + EVENT_END + b"data: [DONE]" + EVENT_END
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": api.error_event(error), "more_body": True})
+    call.output_tokens = count
+    count_tokens(call, usage)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
     return status
+
+
+def count_tokens(call: Call, usage: bytes) -> None:
+    """Note the tokens that an answer's `usage` states, where it states any."""
+    if found := _PROMPT_TOKENS.search(usage):
+        call.prompt_tokens = int(found[1])
+    if found := _OUTPUT_TOKENS.search(usage):
+        call.output_tokens = int(found[1])
 
 
 def check_status(status: int, body: bytes, choice: Choice) -> None:
@@ -126,19 +152,3 @@ def check_status(status: int, body: bytes, choice: Choice) -> None:
         raise EngineUnavailable("The engine takes no more requests now. Try again.")
     if status >= 500:
         raise EngineFailed(f"The engine failed with status {status}. Try again; if it lasts, see its log.")
-
-
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Regroup chunks so that each ends at an event's end; what is left at the end comes as it is."""
-    rest = b""
-    async for chunk in chunks:
-        if not rest and chunk.endswith(EVENT_END):
-            yield chunk
-            continue
-        rest += chunk
-        end = rest.rfind(EVENT_END)
-        if end >= 0:
-            yield rest[: end + 2]
-            rest = rest[end + 2 :]
-    if rest:
-        yield rest

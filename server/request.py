@@ -1,75 +1,93 @@
 """What the gateway reads of a request: parsed once, everything else passed on byte for byte."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import msgspec
 
+from server.apis import CHAT, Api, Conversation, Fields, decode
 from server.errors import InvalidRequest
 
 # Fields through which a client could reach another tenant's cache, the scheduler or the template (vLLM's extensions).
 STRIPPED_FIELDS = ("cache_salt", "priority", "kv_transfer_params", "vllm_xargs", "chat_template")
+# What makes up a prompt, over all APIs.
+PROMPT_FIELDS = ("messages", "prompt", "input", "system", "instructions", "tools", "suffix")
 
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_messages_decoder = msgspec.json.Decoder(list[dict[str, Any]])
 _text_decoder = msgspec.json.Decoder(str)
 _flag_decoder = msgspec.json.Decoder(bool | None)
+_count_decoder = msgspec.json.Decoder(int | None)
 _encoder = msgspec.json.Encoder()
+_FLAGS = {b"true": True, b"false": False, b"null": False}
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A chat completion request. `fields` holds each top-level field's JSON as it came."""
+class RoutedRequest:
+    """A request for a routed API. `fields` holds each top-level field's JSON as it came."""
 
-    fields: dict[str, msgspec.Raw]
+    api: Api
+    fields: Fields
     model: str
-    messages: list[dict[str, Any]]
+    messages: Conversation
     stream: bool
 
     def body_for(self, engine_name: str) -> bytes:
         """The body to send to an engine that knows the chosen version as `engine_name`."""
-        fields = {**self.fields, "model": msgspec.Raw(_encoder.encode(engine_name))}
+        fields = self.fields.copy()
+        fields["model"] = msgspec.Raw(_encoder.encode(engine_name))
         for name in STRIPPED_FIELDS:
             fields.pop(name, None)
         return _encoder.encode(fields)
 
+    @property
+    def prompt_bytes(self) -> int:
+        """The size of the prompt's JSON: messages, instructions, tools."""
+        fields = self.fields
+        return sum(len(memoryview(fields[name])) for name in PROMPT_FIELDS if name in fields)
 
-def parse_chat(body: bytes, default_model: str | None = None) -> ChatRequest:
-    """Parse a body for /v1/chat/completions or /v1/route. Raises `InvalidRequest`."""
-    fields = _decode(_fields_decoder, body, None)
+    def output_tokens(self) -> int | None:
+        """The most tokens that the request asks for, over all its answers; None where it sets no limit.
+
+        Raises `InvalidRequest` where a limit is no positive integer.
+        """
+        answers = max(self._count("n") or 1, self._count("best_of") or 1)
+        limits = [limit for name in self.api.output if (limit := self._count(name)) is not None]
+        return max(limits) * answers if limits else None
+
+    def with_output_limit(self, tokens: int) -> Self:
+        """The request with a limit set where it has none, shared by all its answers."""
+        answers = max(self._count("n") or 1, self._count("best_of") or 1)
+        limit = msgspec.Raw(b"%d" % max(1, tokens // answers))
+        return replace(self, fields={**self.fields, self.api.output[0]: limit})
+
+    def _count(self, name: str) -> int | None:
+        if name not in self.fields:
+            return None
+        count: int | None = decode(_count_decoder, self.fields[name], name)
+        if count is not None and count < 1:
+            raise InvalidRequest(f"'{name}' must be at least 1.", name)
+        return count
+
+
+def parse(api: Api, body: bytes, default_model: str | None = None) -> RoutedRequest:
+    """Parse a body of `api`. Raises `InvalidRequest`."""
+    fields: Fields = decode(_fields_decoder, body, None)
     if "model" in fields:
-        model = _decode(_text_decoder, fields["model"], "model")
+        model = decode(_text_decoder, fields["model"], "model")
     elif default_model is not None:
         model = default_model
     else:
         raise InvalidRequest("'model' is required: name a model of GET /v1/models.", "model")
-    messages = _messages(fields)
-    stream = _decode(_flag_decoder, fields["stream"], "stream") if "stream" in fields else False
-    return ChatRequest(fields, model, messages, bool(stream))
+    messages = api.conversation(fields)
+    stream: Any = fields.get("stream")
+    return RoutedRequest(api, fields, model, messages, stream is not None and _flag(stream))
 
 
-def _messages(fields: dict[str, msgspec.Raw]) -> list[dict[str, Any]]:
-    if "messages" not in fields:
-        raise InvalidRequest('\'messages\' is required: a list of {"role", "content"} objects.', "messages")
-    messages: list[dict[str, Any]] = _decode(_messages_decoder, fields["messages"], "messages")
-    if not messages:
-        raise InvalidRequest("'messages' must hold at least one message.", "messages")
-    for index, message in enumerate(messages):
-        if not isinstance(message.get("role"), str):
-            raise InvalidRequest(f"'messages[{index}].role' must be a string.", f"messages[{index}].role")
-        if not isinstance(message.get("content"), str | list | None):
-            problem = f"'messages[{index}].content' must be a string or a list of parts."
-            raise InvalidRequest(problem, f"messages[{index}].content")
-    return messages
+def parse_chat(body: bytes, default_model: str | None = None) -> RoutedRequest:
+    """Parse a body for /v1/chat/completions or /v1/route. Raises `InvalidRequest`."""
+    return parse(CHAT, body, default_model)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes | msgspec.Raw, param: str | None) -> Any:
-    where = f"'{param}'" if param else "The body"
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{where} has the wrong type: {error}.", param) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{where} is not valid JSON in UTF-8: {error}.", param) from None
-    except RecursionError:
-        raise InvalidRequest(f"{where} is nested too deeply.", param) from None
+def _flag(raw: msgspec.Raw) -> bool:
+    known = _FLAGS.get(bytes(raw))
+    return known if known is not None else bool(decode(_flag_decoder, raw, "stream"))

@@ -5,6 +5,7 @@ what is allowed there.
 """
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +18,10 @@ AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,6
 
 # Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
+
+
+# Where the key of /admin is taken from when the file has none.
+ADMIN_KEY_VARIABLE = "ZEPHYRA_ADMIN_KEY"
 
 
 class SettingsError(ValueError):
@@ -33,6 +38,32 @@ class GatewaySettings(Section):
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     # How long running answers may go on after a stop was asked for, in seconds.
     shutdown_grace: float = Field(20.0, ge=0)
+
+
+class AccessSettings(Section):
+    # A file written by `zephyra keys create`; without one, and without ZEPHYRA_API_KEYS, anyone on this machine.
+    keys_file: Path | None = None
+    # Serve anyone who can reach the address, without a key.
+    allow_anonymous: bool = False
+
+
+class LimitSettings(Section):
+    # Requests that one engine is given at a time, and those that wait for a place.
+    max_running: int = Field(256, ge=1)
+    max_waiting: int = Field(256, ge=0)
+    # Longest wait for a place, in seconds; who would wait longer is refused at once.
+    max_wait: float = Field(10.0, gt=0)
+    # A body that takes longer to arrive is given up, in seconds.
+    body_seconds: float = Field(60.0, gt=0)
+
+
+class DecisionLogSettings(Section):
+    # JSON lines, one for each of TinyAda's decisions; none without a path.
+    path: Path | None = None
+    # Write the user's turns as they are, which `zephyra router replay` needs, not their hash only.
+    prompts: bool = False
+    max_bytes: int = Field(64 * 2**20, ge=4096)
+    keep: int = Field(4, ge=1)
 
 
 class ModelNames(Section):
@@ -53,6 +84,33 @@ class AdapterSettings(Section):
 class RouterSettings(Section):
     # Directory of TinyAda's weights; the shipped ones when absent.
     path: Path | None = None
+    # Share of routed requests that skip TinyAda and get the base, so that its worth can be measured.
+    bypass_share: float = Field(0.0, ge=0, le=1)
+
+
+class StoreSettings(Section):
+    # Directory of the adapter store; without one, what is published lives as long as the gateway.
+    path: Path | None = None
+    # Directories from which adapters may be published; any when empty.
+    sources: tuple[Path, ...] = ()
+    # How many retired or failed versions of an adapter are kept; the oldest beyond that are deleted.
+    keep: int = Field(10, ge=1)
+    # The most bytes one version may have.
+    max_bytes: int = Field(4 * 2**30, ge=1)
+
+
+class CanarySettings(Section):
+    """When the lighter versions of a weighted route are taken out by themselves."""
+
+    # Share of failed requests, 0 to 1.
+    max_error_rate: float = Field(0.1, ge=0, le=1)
+    # Requests a version must have answered before its rate counts.
+    min_requests: int = Field(20, ge=1)
+
+
+class AdminSettings(Section):
+    # Bearer key of /admin; without one, only clients on the loopback interface are served there.
+    key: str | None = Field(None, min_length=8)
 
 
 class EngineSettings(Section):
@@ -62,6 +120,8 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_loras: int | None = Field(None, ge=1)
+    # How many adapters an engine keeps in memory (vLLM's --max-cpu-loras); unknown for engines that already run.
+    max_cpu_loras: int | None = Field(None, ge=2)
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
     max_model_len: int | None = Field(None, ge=64)
     # CPU engines only; vLLM's own default would take 0.92 of the machine's memory.
@@ -90,6 +150,12 @@ class Settings(Section):
     adapters: dict[AdapterName, AdapterSettings] = Field(default_factory=dict)
     router: RouterSettings = RouterSettings()
     engine: EngineSettings = EngineSettings()
+    store: StoreSettings = StoreSettings()
+    canary: CanarySettings = CanarySettings()
+    admin: AdminSettings = AdminSettings()
+    access: AccessSettings = AccessSettings()
+    limits: LimitSettings = LimitSettings()
+    decisions: DecisionLogSettings = DecisionLogSettings()
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -138,6 +204,9 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
         part = raw.setdefault(section, {})
         if isinstance(part, dict):
             part.update(values)
+    key = os.environ.get(ADMIN_KEY_VARIABLE)
+    if key and isinstance(admin := raw.setdefault("admin", {}), dict):
+        admin.setdefault("key", key)
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
@@ -153,11 +222,14 @@ def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:
     def absolute(section: Any, key: str) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             candidate = (directory / section[key]).resolve()
-            if key == "path" or candidate.is_dir():
+            if key != "model" or candidate.is_dir():
                 section[key] = str(candidate)
 
     absolute(raw.get("base"), "model")
     absolute(raw.get("router"), "path")
+    absolute(raw.get("store"), "path")
+    absolute(raw.get("decisions"), "path")
+    absolute(raw.get("access"), "keys_file")
     adapters = raw.get("adapters")
     for adapter in adapters.values() if isinstance(adapters, dict) else ():
         absolute(adapter, "path")

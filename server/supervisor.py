@@ -18,6 +18,8 @@ from server.settings import BUNDLE, EngineSettings
 log = logging.getLogger("zephyra.engine")
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters that can be published while an engine runs, beyond those it was started for.
+SPARE_ADAPTERS = 8
 TERM_SECONDS = 15.0
 # An engine that ran this long was well: its next restart does not wait.
 STEADY_SECONDS = 60.0
@@ -37,15 +39,24 @@ def engine_device(settings: EngineSettings) -> str:
     return "cuda" if has_gpu() else "cpu"
 
 
+def adapter_slots(settings: EngineSettings, adapters: int) -> int:
+    """How many adapters one batch may have: all that are registered, and a spare one for a roll-out."""
+    return settings.max_loras or adapters + 1
+
+
+def adapter_capacity(settings: EngineSettings, adapters: int) -> int:
+    """How many adapters an engine that we start keeps in memory. Room costs nothing until it is used."""
+    return settings.max_cpu_loras or max(adapter_slots(settings, adapters), adapters) + SPARE_ADAPTERS
+
+
 def engine_command(settings: EngineSettings, base: str, socket: Path, adapters: int, rank: int) -> list[str]:
     """vLLM's command line. `adapters`: how many are registered, the zero adapter included; `rank`: their highest."""
-    slots = settings.max_loras or adapters + 1
+    slots = adapter_slots(settings, adapters)
     max_rank: int = settings.max_lora_rank or next(allowed for allowed in LORA_RANKS if allowed >= rank)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", base, "--served-model-name", "base", "--uds", str(socket)]
     command += ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(max_rank)]
-    # Every registered adapter stays resident, and a roll-out may double one.
-    command += ["--max-cpu-loras", str(max(slots, adapters) + 2)]
+    command += ["--max-cpu-loras", str(max(slots, adapter_capacity(settings, adapters)))]
     command += ["--api-server-count", "1", "--disable-uvicorn-access-log", "--dtype", settings.dtype]
     if settings.max_model_len:
         command += ["--max-model-len", str(settings.max_model_len)]

@@ -1,4 +1,4 @@
-"""A small engine that speaks vLLM's subset: chat (JSON and SSE), models, load and unload, health, and faults on demand.
+"""A small engine that speaks vLLM's subset: its APIs (JSON and SSE), models, load and unload, health, faults on demand.
 
 `python -m tests.fake_engine --port 9000` runs it alone, for the benchmarks.
 """
@@ -9,12 +9,16 @@ import contextlib
 import json
 import socket
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
+
+from server.protocol import BoundedProtocol
+from tests import fake_answers
 
 BASE = "base"
 WORDS = ("An ", "answer ", "of ", "a ", "few ", "words", ".")
@@ -25,18 +29,21 @@ class FakeEngine:
     """An ASGI application. Change its fields while it runs to make it slow, failing or breaking off."""
 
     adapters: dict[str, str] = field(default_factory=dict)
-    # Every chat body received, parsed, and its headers.
+    # Every body received for an answer, parsed, and its path and headers.
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     aborted: int = 0
     running: int = 0
     record: bool = True
     healthy: bool = True
+    # Break off every connection, as a killed process does; running streams end at their next chunk.
+    dead: bool = False
     # Seconds before the head of an answer, and between two chunks.
     delay: float = 0.0
     chunk_delay: float = 0.0
-    # Answer every chat with this status and body instead.
+    # Answer every request with this status and body instead.
     failure: tuple[int, bytes] | None = None
     # Close the connection after this many chunks (0: before the first).
     break_after: int | None = None
@@ -45,10 +52,21 @@ class FakeEngine:
     # Engine-side names whose load is refused with 500.
     refuse: set[str] = field(default_factory=set)
     words: tuple[str, ...] = WORDS
+    # Engine-side names that answer as the base does, as an adapter whose modules match nothing.
+    like_base: set[str] = field(default_factory=set)
+    # Engine-side names whose chats are answered with 500.
+    failing: set[str] = field(default_factory=set)
+    unloads: list[str] = field(default_factory=list)
+    # What an answer says of its end: `abort` is what a stopping engine says.
+    finish: str = "stop"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return
+        if self.dead:
+            # A head that promises more than comes: the connection breaks off, as a killed process's does.
+            await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"99")]})
+            raise ConnectionResetError("the engine is dead")
         path, body = scope["path"], b""
         more = scope["method"] == "POST"
         while more:
@@ -64,9 +82,12 @@ class FakeEngine:
         elif path == "/v1/unload_lora_adapter":
             name = json.loads(body)["lora_name"]
             found = self.adapters.pop(name, None)
+            self.unloads.append(name)
             await _answer(send, 200 if found else 404, b"done", b"text/plain")
-        elif path == "/v1/chat/completions":
-            await self._chat(scope, body, receive, send)
+        elif path == "/v1/completions" and b'"logprobs"' in body:
+            await self._complete(json.loads(body), send)
+        elif path in fake_answers.WHOLE:
+            await self._generate(scope, body, receive, send)
         else:
             await _answer(send, 404, b'{"detail":"Not Found"}')
 
@@ -94,38 +115,48 @@ class FakeEngine:
             self.loads.append(name)
             await _answer(send, 200, f"Success: LoRA adapter '{name}' added successfully.".encode(), b"text/plain")
 
-    async def _chat(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        request = json.loads(body)
+    async def _complete(self, request: dict[str, Any], send: Send) -> None:
+        """The first token's log-probabilities: the base's, or others for each adapter."""
+        model = request["model"]
+        if model != BASE and model not in self.adapters:
+            await _answer(send, 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404))
+            return
+        plain = model == BASE or model.startswith("zero@") or model in self.like_base
+        shift = 0.0 if plain else 0.1 + zlib.crc32(model.encode()) / 2**33
+        logprobs = {"top_logprobs": [{" a": -0.5 - shift, " b": -1.5 + shift}]}
+        choice = {"index": 0, "text": " a", "logprobs": logprobs, "finish_reason": "length"}
+        await _answer(send, 200, _compact({"id": "cmpl-1", "object": "text_completion", "choices": [choice]}))
+
+    async def _generate(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        request, path = json.loads(body), scope["path"]
         if self.record:
             self.requests.append(request)
             self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+            self.paths.append(path)
         if self.delay and not await self._sleep(self.delay, receive):
             return
         model = request["model"]
+        answer = fake_answers.Answer(model, self.words, self.finish)
         if self.failure:
             await _answer(send, *self.failure)
+        elif model in self.failing:
+            await _answer(send, 500, _error("EngineCore failed", "InternalServerError", 500))
         elif model != BASE and model not in self.adapters:
             await _answer(send, 404, _error(f"The model `{model}` does not exist.", "NotFoundError", 404))
-        elif request.get("stream"):
-            await self._stream(model, receive, send)
+        elif request.get("stream") and path in fake_answers.STREAMED:
+            usage = bool((request.get("stream_options") or {}).get("include_usage"))
+            await self._stream(fake_answers.STREAMED[path](answer, usage), receive, send)
         elif self.break_after is not None:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"99")]})
             raise ConnectionResetError("breaking off on demand")
         else:
-            await _answer(send, 200, self._completion(model))
+            await _answer(send, 200, _compact(fake_answers.WHOLE[path](answer)))
 
-    def _completion(self, model: str) -> bytes:
-        message = {"role": "assistant", "content": f"{model}: " + "".join(self.words)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 9, "total_tokens": 16, "completion_tokens": 7}
-        whole = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model}
-        return _compact({**whole, "choices": [choice], "usage": usage})
-
-    async def _stream(self, model: str, receive: Receive, send: Send) -> None:
+    async def _stream(self, events: Iterator[bytes], receive: Receive, send: Send) -> None:
         head = {"type": "http.response.start", "status": 200}
         await send({**head, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
-        for index, event in enumerate(self._events(model)):
-            if index == self.break_after:
+        for index, event in enumerate(events):
+            if index == self.break_after or self.dead:
                 raise ConnectionResetError("breaking off on demand")
             if self.chunk_delay and not await self._sleep(self.chunk_delay, receive):
                 return
@@ -135,16 +166,6 @@ class FakeEngine:
                 if self.chunk_bytes:
                     await asyncio.sleep(0.001)
         await send({"type": "http.response.body", "body": b""})
-
-    def _events(self, model: str) -> Iterator[bytes]:
-        deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}, {"content": f"{model}: "}]
-        deltas += [{"content": word} for word in self.words]
-        for index, delta in enumerate(deltas):
-            last = index == len(deltas) - 1
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": "stop" if last else None}
-            chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
-            yield b"data: " + _compact({**chunk, "choices": [choice]}) + b"\n\n"
-        yield b"data: [DONE]\n\n"
 
     async def _sleep(self, seconds: float, receive: Receive) -> bool:
         """Sleep; False when the client left meanwhile."""
@@ -178,10 +199,17 @@ async def _answer(send: Send, status: int, body: bytes, content_type: bytes = b"
 class Served:
     """An ASGI application on a loopback port, in a thread with an event loop of its own."""
 
-    def __init__(self, app: Any, lifespan: str = "off") -> None:
+    def __init__(self, app: Any, lifespan: str = "off", http: type[asyncio.Protocol] = BoundedProtocol) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, lifespan=lifespan, log_level="critical", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
+        config = uvicorn.Config(
+            app,
+            lifespan=lifespan,  # type: ignore[arg-type]
+            http=http,
+            ws="none",
+            log_level="critical",
+            timeout_graceful_shutdown=5,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 

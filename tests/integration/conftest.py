@@ -57,6 +57,8 @@ def configuration(tmp_path: Path) -> dict[str, dict[str, Any]]:
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"hidden_size": 64, "num_attention_heads": 2}))
+    weights = {"model.layers.0.self_attn.q_proj.weight": np.zeros((64, 64), np.float32)}
+    save_file(weights, base / "model.safetensors")
     adapters = {
         name: {"path": str(make_adapter(tmp_path / name, seed)), "domain": name} for seed, name in enumerate(DOMAINS)
     }
@@ -64,6 +66,7 @@ def configuration(tmp_path: Path) -> dict[str, dict[str, Any]]:
         "base": {"model": str(base)},
         "adapters": adapters,
         "engine": {"device": "cpu", "poll_interval": 0.1},
+        "store": {"path": str(tmp_path / "store"), "sources": [str(tmp_path)]},
     }
 
 
