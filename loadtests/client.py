@@ -74,9 +74,15 @@ class Line(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
+    @property
+    def alive(self) -> bool:
+        """Whether the server has not closed it meanwhile, as it does with idle ones."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def call(self, request: bytes) -> "asyncio.Future[Result]":
         """Send; the future is done when the answer is whole, and fails unless that is a 200."""
-        assert self._transport is not None, "call open first"
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("the server closed the connection")
         self._answer, self._first, self._events, self._streamed = b"", 0.0, 0, False
         self._done = asyncio.get_running_loop().create_future()
         self._began = time.perf_counter()

@@ -102,6 +102,7 @@ async def open_loop(servers: dict[str, Server], rate: float, seconds: float) -> 
     tasks: set[asyncio.Task[None]] = set()
 
     async def one(name: str, due: float) -> None:
+        idle[name] = [line for line in idle[name] if line.alive]
         line = idle[name].pop() if idle[name] else await Line.open(servers[name].port)
         await line.call(requests[name])
         times[name].append(time.perf_counter() - due)
@@ -225,9 +226,8 @@ def measure_litellm(port: int | None, seconds: float) -> int | None:
         return None
     import psutil
 
-    owner = next(
-        c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid
-    )
+    found: Any = psutil.net_connections("tcp")
+    owner = next(entry.pid for entry in found if entry.status == "LISTEN" and entry.laddr.port == port)
     server = Server(port, psutil.Process(owner))
     asyncio.run(closed_loop(server, chat_request(ENGINE_MODEL), 4, 2))
     return round(asyncio.run(closed_loop(server, chat_request(ENGINE_MODEL), 16, seconds))[1])
