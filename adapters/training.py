@@ -215,7 +215,13 @@ class Trainer:
         return True
 
     def _key(self) -> str:
-        parts: list[Any] = [self.base, base_digest(self.base), file_digest(self.data), self.domain, asdict(self.settings)]
+        parts: list[Any] = [
+            self.base,
+            base_digest(self.base),
+            file_digest(self.data),
+            self.domain,
+            asdict(self.settings),
+        ]
         parts.append(self.start_digest)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -25,7 +25,7 @@ def train_router(
     exclude: Annotated[list[Path] | None, typer.Option(help="Evaluation files, kept out of training.")] = None,
     work: Annotated[Path | None, typer.Option(help="Where the stages keep their files.")] = None,
     teacher: Annotated[str, typer.Option(help="none, minilm, or a Hugging Face encoder.")] = "none",
-    students: Annotated[int, typer.Option(help="Students distilled into the last; 1: no ensemble.", min=1)] = 1,
+    unlabelled: Annotated[list[Path] | None, typer.Option(help="Further texts for the teacher to label.")] = None,
     folds: Annotated[int, typer.Option(help="Held-out folds for calibration.", min=2)] = 3,
     epochs: Annotated[int, typer.Option(min=1)] = 6,
 ) -> None:
@@ -34,7 +34,7 @@ def train_router(
     from router.training import pipeline
 
     try:
-        pipeline.train(data, out, exclude, work, teacher, students=students, folds=folds, epochs=epochs)
+        pipeline.train(data, out, exclude, work, teacher, folds=folds, unlabelled=unlabelled, epochs=epochs)
     except RouterError as error:
         raise typer.BadParameter(str(error)) from None
 

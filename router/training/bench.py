@@ -117,11 +117,12 @@ def minilm_session() -> Callable[[str], object]:
 
 
 def _texts(length: int, count: int) -> list[str]:
-    """``count`` texts of ``length`` characters, each beginning elsewhere in the project's prompts."""
+    """``count`` texts of ``length`` characters (less the last word's part), each from elsewhere in the prompts."""
     files = sorted(path for path in PROMPTS.glob("*.jsonl") if not path.name.startswith(("conv", "outlier")))
     text = " ".join(row.text for path in files for row in read(path))
-    text *= 1 + (length + 97 * count) // len(text)
-    return [text[97 * i : 97 * i + length] for i in range(count)]
+    text *= 1 + (length + 97 * (count + 10)) // len(text)
+    starts = [text.index(" ", 97 * i) + 1 for i in range(count)]
+    return [text[start : start + length].rsplit(" ", 1)[0] for start in starts]
 
 
 def _percentiles(call: Callable[[str], object], texts: list[str]) -> dict[str, float]:

@@ -48,6 +48,21 @@ def evaluate(data: list[Path], weights: Path | None = None) -> dict[str, Any]:
     }
 
 
+def conversations(data: Path, weights: Path | None = None) -> dict[str, dict[str, int]]:
+    """By kind of conversation, how many there are and how many get the right domain for their last turn.
+
+    Rows of the JSONL file have ``messages``, ``domain`` and ``kind``, and may have ``also``.
+    """
+    ada = TinyAda.load(weights)
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"conversations": 0, "right": 0})
+    for line in data.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found = ada.route_conversation(row["messages"]).domain
+        counts[row["kind"]]["conversations"] += 1
+        counts[row["kind"]]["right"] += found == row["domain"] or found in row.get("also", ())
+    return dict(counts)
+
+
 def figures(rows: Sequence[Prompt], decisions: Sequence[Decision]) -> dict[str, Any]:
     """Accuracy, macro-F1, calibration and what serving would do, over all rows and by domain and source."""
     right = np.array([d.domain == r.domain or d.domain in r.also for r, d in zip(rows, decisions, strict=True)])
