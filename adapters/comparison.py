@@ -38,9 +38,9 @@ LETTERS = {
     "base": "a", "full-sequential": "b", "full-mixed": "c", "lora-mixed": "d",
     "oracle": "e", "resolve": "f", "random": "g",
 }  # fmt: skip
-LORA_RATE, FULL_RATE = 3e-3, 5e-4
-BATCH_ROWS = 4  # of 256 tokens
-PER_DOMAIN = 4000  # training questions
+LORA_RATE, FULL_RATE = 3e-3, 1.5e-3
+BATCH_ROWS = 2  # of 256 tokens
+PER_DOMAIN = 1000  # training questions
 
 
 def fit(model: nn.Module, tokenizer: Any, examples: list[Example], steps: int, learning_rate: float, seed: int) -> None:
