@@ -82,6 +82,8 @@ class RoutedEndpoint:
                 self.decisions.write(call, None if table.allowed is None else table.domains)
         if call.choice is not None:
             self.gateway.guard.record(call.choice.engine_name, status)
+        if self.gateway.feed.listeners:
+            self.gateway.feed.tell(call, status)
         if self.tracing is not None:
             self.tracing.record(call, self.api.path, status)
 

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.state import Phase
@@ -19,11 +19,11 @@ from router import RouterError, TinyAda
 from server.audit import Audit
 from server.desired import Desired
 from server.engine import Engine
+from server.feed import Feed
 from server.metrics import Metrics
 from server.reconciliation import Reconciliation
 from server.rollout import Limits, Rollouts
 from server.rollout_guard import CanaryGuard
-from server.routing import Classifier
 from server.seeding import seed
 from server.settings import Settings, SettingsError
 from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
@@ -39,7 +39,7 @@ class Gateway:
     settings: Settings
     metrics: Metrics
     table: RouteTable
-    classifier: Classifier
+    classifier: TinyAda
     engines: list[Engine]
     supervisor: Supervisor | None
     desired: Desired
@@ -47,6 +47,7 @@ class Gateway:
     rollouts: Rollouts
     guard: CanaryGuard
     audit: Audit
+    feed: Feed = field(default_factory=Feed)
 
     def wake(self) -> None:
         """Look at the engines now rather than at the next interval."""
@@ -181,6 +182,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     gateway = Gateway(
         settings, metrics, table, classifier, engines, supervisor, desired, reconciliation, rollouts, guard, audit
     )
+    gateway.feed.prompts = settings.console.prompts
     reconciliation.follow()
     return gateway
 

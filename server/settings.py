@@ -66,6 +66,11 @@ class DecisionLogSettings(Section):
     keep: int = Field(4, ge=1)
 
 
+class ConsoleSettings(Section):
+    # Show administrators the user's words in the console's live view.
+    prompts: bool = False
+
+
 class ModelNames(Section):
     base: AdapterName = "zephyra"
     resolve: AdapterName = "zephyra-resolve"
@@ -156,6 +161,7 @@ class Settings(Section):
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     decisions: DecisionLogSettings = DecisionLogSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
