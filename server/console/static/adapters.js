@@ -141,7 +141,7 @@ function actions(adapter, version) {
   const found = [];
   if (ROUTABLE.includes(phase) && !alone) {
     found.push(button("Promote", `promote-${id}`, () => promote(adapter, digest), "primary"));
-    if (main(adapter, digest)) found.push(button("Canary", `canary-${id}`, () => canary(adapter, digest)));
+    if (main(adapter, digest) && !leads(adapter, digest)) found.push(button("Canary", `canary-${id}`, () => canary(adapter, digest)));
   }
   if (!(digest in adapter.desired) && !(adapter.target && digest in adapter.target)) {
     found.push(button("Remove", `drop-${id}`, () => removeVersion(adapter, digest), "quiet"));
@@ -153,6 +153,10 @@ function actions(adapter, version) {
 function main({ desired }, digest) {
   const others = Object.entries(desired).filter(([version]) => version !== digest);
   return others.sort((a, b) => b[1] - a[1])[0]?.[0];
+}
+
+function leads(adapter, digest) {
+  return (adapter.desired[digest] ?? 0) > adapter.desired[main(adapter, digest)];
 }
 
 function button(text, id, onclick, kind = "") {
