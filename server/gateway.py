@@ -18,6 +18,7 @@ from adapters.zero import write_zero_adapter
 from router import RouterError, TinyAda
 from server.audit import Audit
 from server.desired import Desired
+from server.discovery import Discovery
 from server.engine import Engine
 from server.metrics import Metrics
 from server.reconciliation import Reconciliation
@@ -25,7 +26,7 @@ from server.rollout import Limits, Rollouts
 from server.rollout_guard import CanaryGuard
 from server.routing import Classifier
 from server.seeding import seed
-from server.settings import Settings, SettingsError
+from server.settings import DNS_SCHEME, Settings, SettingsError
 from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
 from server.table import RouteTable
 
@@ -47,6 +48,7 @@ class Gateway:
     rollouts: Rollouts
     guard: CanaryGuard
     audit: Audit
+    discovery: Discovery
 
     def wake(self) -> None:
         """Look at the engines now rather than at the next interval."""
@@ -108,6 +110,7 @@ async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             asyncio.create_task(gateway.reconciliation.run(), name="reconciliation"),
             asyncio.create_task(gateway.rollouts.run(), name="rollouts"),
             asyncio.create_task(gateway.desired.watch(), name="desired-state"),
+            asyncio.create_task(gateway.discovery.run(), name="discovery"),
         ]
         if gateway.supervisor:
             gateway.supervisor.start(gateway.engines[0])
@@ -149,7 +152,8 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     capacity, slots = settings.engine.max_cpu_loras, settings.engine.max_loras
     max_rank = settings.engine.max_lora_rank or LORA_RANKS[-1]
     if settings.engine.urls:
-        engines = [Engine.connect(url, settings.engine.api_key) for url in settings.engine.urls]
+        listed = [url for url in settings.engine.urls if not url.startswith(DNS_SCHEME)]
+        engines = [Engine.connect(url, settings.engine.api_key) for url in listed]
     else:
         known = [store.version(name, digest) for name, adapter in state.adapters.items() for digest in adapter.versions]
         rank = max((lora_rank(version) for version in known if version.path.exists()), default=8)
@@ -171,15 +175,32 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         capacity,
         slots,
         settings.store.keep,
+        metrics.adapters,
     )
     limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
-    rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval)
-    guard = CanaryGuard(desired, audit, settings.canary)
+    rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval, metrics.adapters)
+    guard = CanaryGuard(desired, audit, settings.canary, metrics.adapters)
+    discovery = Discovery(
+        settings.engine.urls, reconciliation, metrics, settings.engine.api_key, settings.engine.resolve_interval
+    )
     for engine in engines:
         metrics.watch_engine(engine)
     metrics.adapters_desired.set_function(lambda: len(reconciliation.wanted()))
+    metrics.adapter_slots.set(slots or 0)
+    metrics.adapters.watch(lambda: desired.state, lambda: gateway.table)
     gateway = Gateway(
-        settings, metrics, table, classifier, engines, supervisor, desired, reconciliation, rollouts, guard, audit
+        settings,
+        metrics,
+        table,
+        classifier,
+        engines,
+        supervisor,
+        desired,
+        reconciliation,
+        rollouts,
+        guard,
+        audit,
+        discovery,
     )
     reconciliation.follow()
     return gateway

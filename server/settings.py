@@ -7,6 +7,7 @@ what is allowed there.
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,10 @@ RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", 
 
 # Where the key of /admin is taken from when the file has none.
 ADMIN_KEY_VARIABLE = "ZEPHYRA_ADMIN_KEY"
+# The file's keys as environment variables, for containers: ZEPHYRA__ENGINE__MAX_LORAS=9 is engine.max_loras.
+ENVIRONMENT_PREFIX = "ZEPHYRA__"
+# An engine's URL that names many: every address of the name is an engine.
+DNS_SCHEME = "dns+http://"
 
 
 class SettingsError(ValueError):
@@ -114,7 +119,8 @@ class AdminSettings(Section):
 
 
 class EngineSettings(Section):
-    # Engines that already run, as http://host:port or unix:/path; when empty, one is started and supervised.
+    # Engines that already run, as http://host:port, unix:/path or dns+http://name:port (each address of the name is
+    # one); when empty, one is started and supervised.
     urls: tuple[str, ...] = ()
     api_key: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -129,6 +135,8 @@ class EngineSettings(Section):
     args: tuple[str, ...] = ()
     # Seconds between two looks at an engine's health and adapters.
     poll_interval: float = Field(1.0, gt=0)
+    # Seconds between two look-ups of the names in urls.
+    resolve_interval: float = Field(5.0, gt=0)
     start_timeout: float = Field(900.0, gt=0)
     # Restart delays: doubling from the first to the second, in seconds.
     backoff: tuple[float, float] = (1.0, 30.0)
@@ -136,8 +144,8 @@ class EngineSettings(Section):
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
         for url in self.urls:
-            if not url.startswith(("http://", "https://", "unix:/")):
-                raise ValueError(f"engine.urls: {url!r} must begin with http://, https:// or unix:/")
+            if not url.startswith(("http://", "https://", "unix:/", DNS_SCHEME)):
+                raise ValueError(f"engine.urls: {url!r} must begin with http://, https://, unix:/ or {DNS_SCHEME}")
         return self
 
 
@@ -186,7 +194,8 @@ def shipped_adapters(bundle: Path = BUNDLE) -> dict[str, AdapterSettings]:
 
 
 def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
-    """Settings from a TOML file, with `overrides` (section -> key -> value) on top.
+    """Settings from a TOML file, then `ZEPHYRA__SECTION__KEY` of the environment, then `overrides` (section -> key ->
+    value).
 
     Without a file, and without a base of its own, the shipped base and adapters are served. Relative paths in the
     file are taken from the file's directory. Raises `SettingsError`.
@@ -200,10 +209,11 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} is not valid TOML: {error}") from error
         _resolve_paths(raw, path.resolve().parent)
-    for section, values in (overrides or {}).items():
-        part = raw.setdefault(section, {})
-        if isinstance(part, dict):
-            part.update(values)
+    for layer in (_environment_keys(os.environ), overrides or {}):
+        for section, values in layer.items():
+            part = raw.setdefault(section, {})
+            if isinstance(part, dict):
+                part.update(values)
     key = os.environ.get(ADMIN_KEY_VARIABLE)
     if key and isinstance(admin := raw.setdefault("admin", {}), dict):
         admin.setdefault("key", key)
@@ -214,6 +224,19 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
     if "adapters" not in raw and "model" not in raw.get("base", {}):
         settings = settings.model_copy(update={"adapters": shipped_adapters()})
     return settings
+
+
+def _environment_keys(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Section -> key -> value of the environment; pydantic makes numbers of texts. Empty ones count as absent."""
+    found: dict[str, dict[str, Any]] = {}
+    for variable, text in environment.items():
+        section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and text:
+            try:
+                found.setdefault(section, {})[key] = json.loads(text) if text.startswith("[") else text
+            except ValueError as error:
+                raise SettingsError(f'{variable}: a list must be JSON, as ["one", "two"]: {error}') from None
+    return found
 
 
 def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:
