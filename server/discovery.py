@@ -1,7 +1,8 @@
-"""Engines found by name: the addresses of a name, looked up again and again, become engines and leave.
+"""Engines that come and go: the addresses of a name, or the lines of a file, looked up again and again.
 
-A Kubernetes headless service answers with the address of each ready pod: a new replica is found, gets its adapters by
-reconciliation, and only then takes requests; one that is being stopped is out of the name before it is signalled.
+A Kubernetes headless service answers with the address of each ready pod, and a file says what an operator wrote. A new
+engine gets its adapters by reconciliation and only then takes requests. One that left gets no more requests and
+finishes those it has; its series leave /metrics when it is done, which is the time to stop it.
 """
 
 import asyncio
@@ -10,12 +11,13 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from server.engine import Engine
 from server.metrics import Metrics
 from server.reconciliation import Reconciliation
-from server.settings import DNS_SCHEME
+from server.settings import ENGINE_SCHEMES, FILE_SCHEME
 
 log = logging.getLogger("zephyra.engine")
 
@@ -23,53 +25,80 @@ log = logging.getLogger("zephyra.engine")
 DRAIN_SECONDS = 0.25
 
 
+class Unknown(Exception):
+    """Nothing can be said of a source now; the text says why."""
+
+
+async def look_up(source: str) -> frozenset[str]:
+    """The engines' URLs that a source names now. Raises `Unknown`."""
+    try:
+        if source.startswith(FILE_SCHEME):
+            return read_file(Path(source.removeprefix(FILE_SCHEME)))
+        parts = urlsplit(source)
+        return await addresses(parts.hostname or "", parts.port or 80)
+    except OSError as error:
+        raise Unknown(str(error)) from error
+
+
 async def addresses(host: str, port: int) -> frozenset[str]:
-    """The addresses of a name now. Raises `OSError` where it has none."""
+    """An URL for each address of the name. Raises `OSError` where it has none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return frozenset(str(address[0]) for *_, address in found)
+    hosts = [str(address[0]) for *_, address in found]
+    return frozenset(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts)
+
+
+def read_file(path: Path) -> frozenset[str]:
+    """The URLs of a file, one a line; `#` begins a comment. Raises `OSError`, `Unknown`."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    urls = frozenset(filter(None, lines))
+    for url in urls:
+        if not url.startswith(ENGINE_SCHEMES):
+            raise Unknown(f"{url!r} must begin with one of {', '.join(ENGINE_SCHEMES)}")
+    return urls
 
 
 @dataclass(slots=True)
 class Discovery:
-    """Keeps the engines as the names in `urls` say; those without `dns+http://` are not its business."""
+    """Keeps the engines as `sources` say."""
 
-    urls: tuple[str, ...]
+    sources: tuple[str, ...]
     reconciliation: Reconciliation
     metrics: Metrics
     api_key: str | None
     # Seconds between two look-ups.
     interval: float
-    resolve: Callable[[str, int], Awaitable[frozenset[str]]] = field(default_factory=lambda: addresses)
+    resolve: Callable[[str], Awaitable[frozenset[str]]] = field(default_factory=lambda: look_up)
     _found: dict[str, dict[str, Engine]] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
+    _shown: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """For ever."""
-        names = [url for url in self.urls if url.startswith(DNS_SCHEME)]
+        """For ever, where there is a source."""
         try:
-            while names:
-                for name in names:
-                    await self.look(name)
+            while self.sources:
+                for source in self.sources:
+                    await self.look(source)
                 await asyncio.sleep(self.interval)
         finally:
             for task in self._closing:
                 task.cancel()
             await asyncio.gather(*self._closing, return_exceptions=True)
 
-    async def look(self, name: str) -> None:
-        """One look-up. A name that resolves to nothing keeps its engines: their health says whether they are there."""
-        parts = urlsplit(name)
-        host, port = parts.hostname or "", parts.port or 80
-        known = self._found.setdefault(name, {})
+    async def look(self, source: str) -> None:
+        """One look-up. A source that says nothing keeps its engines: their health says whether they are there."""
+        known = self._found.setdefault(source, {})
         try:
-            found = await self.resolve(host, port)
-        except OSError as error:
-            log.warning("engine.urls: %s cannot be resolved (%s); it keeps %d engines", name, error, len(known))
+            found = await self.resolve(source)
+        except Unknown as error:
+            if self._shown.get(source) != str(error):
+                log.warning("engine.urls: %s: %s; its %d engines stay", source, error, len(known))
+            self._shown[source] = str(error)
             return
-        for address in sorted(found - known.keys()):
-            known[address] = self._admit(f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}")
-        for address in sorted(known.keys() - found):
-            self._dismiss(known.pop(address))
+        self._shown.pop(source, None)
+        for url in sorted(found - known.keys()):
+            known[url] = self._admit(url)
+        for url in sorted(known.keys() - found):
+            self._dismiss(known.pop(url))
 
     def _admit(self, url: str) -> Engine:
         engine = Engine.connect(url, self.api_key)
@@ -80,18 +109,21 @@ class Discovery:
 
     def _dismiss(self, engine: Engine) -> None:
         self.reconciliation.dismiss(engine)
-        self.metrics.forget_engine(engine.url)
-        log.info("%s: gone from its name", engine.url)
+        log.info("%s: is to go; %d requests run on it", engine.url, engine.in_flight)
         task = asyncio.create_task(self._close(engine), name=f"drain-{engine.url}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, engine: Engine) -> None:
-        """Close the engine's connections once nothing runs on it."""
+        """Forget the engine once nothing runs on it."""
         try:
             while engine.in_flight:  # noqa: ASYNC110 -- nothing signals the end of the last request
                 await asyncio.sleep(DRAIN_SECONDS)
         finally:
             with contextlib.suppress(ValueError):
                 self.reconciliation.leaving.remove(engine)
+            # It may be back already.
+            if all(other.url != engine.url for other in self.reconciliation.engines):
+                self.metrics.forget_engine(engine.url)
+            log.info("%s: gone", engine.url)
             await engine.close()

@@ -26,7 +26,7 @@ from server.rollout import Limits, Rollouts
 from server.rollout_guard import CanaryGuard
 from server.routing import Classifier
 from server.seeding import seed
-from server.settings import DNS_SCHEME, Settings, SettingsError
+from server.settings import Settings, SettingsError
 from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
 from server.table import RouteTable
 
@@ -152,7 +152,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     capacity, slots = settings.engine.max_cpu_loras, settings.engine.max_loras
     max_rank = settings.engine.max_lora_rank or LORA_RANKS[-1]
     if settings.engine.urls:
-        listed = [url for url in settings.engine.urls if not url.startswith(DNS_SCHEME)]
+        listed = [url for url in settings.engine.urls if url not in settings.engine.sources]
         engines = [Engine.connect(url, settings.engine.api_key) for url in listed]
     else:
         known = [store.version(name, digest) for name, adapter in state.adapters.items() for digest in adapter.versions]
@@ -181,7 +181,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval, metrics.adapters)
     guard = CanaryGuard(desired, audit, settings.canary, metrics.adapters)
     discovery = Discovery(
-        settings.engine.urls, reconciliation, metrics, settings.engine.api_key, settings.engine.resolve_interval
+        settings.engine.sources, reconciliation, metrics, settings.engine.api_key, settings.engine.resolve_interval
     )
     for engine in engines:
         metrics.watch_engine(engine)

@@ -89,6 +89,7 @@ class Reconciliation:
     def dismiss(self, engine: Engine) -> None:
         """An engine left: it gets no more requests; what runs on it goes on."""
         self.engines.remove(engine)
+        engine.ready = False
         if loop := self._loops.pop(engine.url, None):
             loop.cancel()
         for key in [key for key in self.refusals if key[0] == engine.url]:

@@ -25,8 +25,10 @@ RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", 
 ADMIN_KEY_VARIABLE = "ZEPHYRA_ADMIN_KEY"
 # The file's keys as environment variables, for containers: ZEPHYRA__ENGINE__MAX_LORAS=9 is engine.max_loras.
 ENVIRONMENT_PREFIX = "ZEPHYRA__"
-# An engine's URL that names many: every address of the name is an engine.
+ENGINE_SCHEMES = ("http://", "https://", "unix:/")
+# Sources of engines: each address of a name, each line of a file.
 DNS_SCHEME = "dns+http://"
+FILE_SCHEME = "file:"
 
 
 class SettingsError(ValueError):
@@ -119,8 +121,9 @@ class AdminSettings(Section):
 
 
 class EngineSettings(Section):
-    # Engines that already run, as http://host:port, unix:/path or dns+http://name:port (each address of the name is
-    # one); when empty, one is started and supervised.
+    # Engines that already run, as http://host:port or unix:/path, and sources of such, which are looked up again and
+    # again: dns+http://name:port (each address of the name), file:/path (each line). When empty, one is started and
+    # supervised.
     urls: tuple[str, ...] = ()
     api_key: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -135,7 +138,7 @@ class EngineSettings(Section):
     args: tuple[str, ...] = ()
     # Seconds between two looks at an engine's health and adapters.
     poll_interval: float = Field(1.0, gt=0)
-    # Seconds between two look-ups of the names in urls.
+    # Seconds between two look-ups of the sources in urls.
     resolve_interval: float = Field(5.0, gt=0)
     start_timeout: float = Field(900.0, gt=0)
     # Restart delays: doubling from the first to the second, in seconds.
@@ -144,9 +147,15 @@ class EngineSettings(Section):
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
         for url in self.urls:
-            if not url.startswith(("http://", "https://", "unix:/", DNS_SCHEME)):
-                raise ValueError(f"engine.urls: {url!r} must begin with http://, https://, unix:/ or {DNS_SCHEME}")
+            if not url.startswith((*ENGINE_SCHEMES, DNS_SCHEME, FILE_SCHEME)):
+                allowed = ", ".join((*ENGINE_SCHEMES, DNS_SCHEME))
+                raise ValueError(f"engine.urls: {url!r} must begin with {allowed} or {FILE_SCHEME}")
         return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Those of `urls` that name engines instead of being one."""
+        return tuple(url for url in self.urls if url.startswith((DNS_SCHEME, FILE_SCHEME)))
 
 
 class Settings(Section):

@@ -1,6 +1,7 @@
 """Engines behind a name: found, filled and used as they come, left alone as they go."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,7 +29,7 @@ class Name:
         self.asked += 1
         if self.addresses is None:
             raise OSError("no such name")
-        return self.addresses
+        return frozenset(f"http://{address}:{port}" for address in self.addresses)
 
     def looked_up(self) -> None:
         """Wait for two whole look-ups from now on."""
@@ -105,9 +106,27 @@ def test_running_answers_outlive_their_engine_s_name(
             wait_until(lambda: fake.running == 1)
             name.addresses = frozenset({"127.0.0.2"})
             name.looked_up()
+            url = f'"{one.url}"'
+            assert url in httpx.get(f"{served.url}/metrics").text
             thread.join()
             assert statuses == [200]
+            # Its figures leave when it is done.
+            wait_until(lambda: f"zephyra_engine_up{{engine={url}}}" not in httpx.get(f"{served.url}/metrics").text)
 
 
 async def test_a_real_name_is_resolved() -> None:
-    assert await discovery.addresses("localhost", 80) & {"127.0.0.1", "::1"}
+    found = await discovery.look_up("dns+http://localhost:80")
+    assert found & {"http://127.0.0.1:80", "http://[::1]:80"}
+    with pytest.raises(discovery.Unknown):
+        await discovery.look_up("dns+http://nowhere.invalid:80")
+
+
+async def test_a_file_names_engines(tmp_path: Path) -> None:
+    file = tmp_path / "engines"
+    with pytest.raises(discovery.Unknown):
+        await discovery.look_up(f"file:{file}")
+    file.write_text("# two\nhttp://one:8000\n\nunix:/run/two.sock  # beside us\n")
+    assert await discovery.look_up(f"file:{file}") == {"http://one:8000", "unix:/run/two.sock"}
+    file.write_text("one:8000\n")
+    with pytest.raises(discovery.Unknown, match="'one:8000' must begin with"):
+        await discovery.look_up(f"file:{file}")
