@@ -6,6 +6,7 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
+from server.adapter_metrics import AdapterMetrics
 from server.call import STAGES, Call, Timing
 from server.engine import Engine
 from server.histogram import Histogram
@@ -87,6 +88,14 @@ class Metrics:
         self.adapters_loaded = self._gauge("zephyra_adapters_loaded", "Adapters an engine has loaded.", ["engine"])
         self.adapters_drift = self._gauge("zephyra_adapters_drift", "Adapters to load or unload.", ["engine"])
 
+        self.engine_adapters = self._gauge(
+            "zephyra_engine_adapters_running", "Distinct versions with requests on the engine now.", ["engine"]
+        )
+        self.adapter_slots = self._gauge(
+            "zephyra_adapter_slots", "Adapters one batch of an engine can have (max-loras); 0 where unknown.", []
+        )
+        self.adapters = AdapterMetrics(self.registry)
+
         # The label sets are bounded: known models, known adapters, known reasons, HTTP statuses.
         self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
         self.decisions_child = lru_cache(maxsize=512)(self.decisions.labels)
@@ -138,6 +147,20 @@ class Metrics:
         self.engine_in_flight.labels(engine.url).set_function(lambda: engine.in_flight)
         self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.loaded))
         self.adapters_drift.labels(engine.url).set_function(lambda: engine.drift)
+        self.engine_adapters.labels(engine.url).set_function(lambda: len(engine.running))
+
+    def forget_engine(self, url: str) -> None:
+        """The engine is gone: its series end."""
+        for gauge in (
+            self.engine_up,
+            self.engine_ready,
+            self.engine_in_flight,
+            self.engine_waiting,
+            self.engine_adapters,
+            self.adapters_loaded,
+            self.adapters_drift,
+        ):
+            gauge.remove(url)
 
     def decided(self) -> dict[str, dict[str, int]]:
         """Domain -> reason -> how often TinyAda decided so."""
