@@ -21,7 +21,7 @@ export function build(panel) {
   page = {
     notice: h("div", {}),
     content: h("div", { class: "grid", hidden: true }),
-    connection: h("span", { class: "readiness", role: "status" }),
+    connection: h("span", { class: "readiness", role: "status", id: "feed" }),
     figures: h("dl", { class: "figures" }),
     shares: new Bars("Share of each domain in TinyAda's decisions"),
     sharesNote: h("p", { class: "hint" }),
