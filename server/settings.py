@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 BUNDLE = Path(__file__).resolve().parent.parent / "adapters" / "bundle"
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+# Those vLLM knows; as a text too, where it comes from the environment.
+LoraRank = Annotated[
+    Literal[1, 8, 16, 32, 64, 128, 256, 320, 512],
+    BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
+]
 
 # Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
@@ -139,7 +145,7 @@ class EngineSettings(Section):
     max_loras: int | None = Field(None, ge=1)
     # How many adapters an engine keeps in memory (vLLM's --max-cpu-loras); unknown for engines that already run.
     max_cpu_loras: int | None = Field(None, ge=2)
-    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    max_lora_rank: LoraRank | None = None
     max_model_len: int | None = Field(None, ge=64)
     # CPU engines only; vLLM's own default would take 0.92 of the machine's memory.
     kv_cache_memory_bytes: int = Field(512 * 2**20, ge=2**20)

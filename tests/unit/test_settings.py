@@ -77,10 +77,11 @@ def test_the_environment_sets_keys_between_file_and_command_line(
     monkeypatch.setenv("ZEPHYRA__ENGINE__MAX_LORAS", "9")
     monkeypatch.setenv("ZEPHYRA__ENGINE__URLS", '["http://one:1", "dns+http://many:2"]')
     monkeypatch.setenv("ZEPHYRA__ENGINE__DEVICE", "")
+    monkeypatch.setenv("ZEPHYRA__ENGINE__MAX_LORA_RANK", "64")
     monkeypatch.setenv("ZEPHYRA__GATEWAY__PORT", "8002")
     settings = load(file, {"gateway": {"port": 8003}})
     assert settings.engine.max_loras == 9
-    assert settings.engine.max_lora_rank == 8
+    assert settings.engine.max_lora_rank == 64
     assert settings.engine.urls == ("http://one:1", "dns+http://many:2")
     assert settings.engine.device == "auto"
     assert settings.gateway.port == 8003
