@@ -82,7 +82,7 @@ class Page:
         self.wait(css).click()
 
     def run(self, script: str, *given: Any) -> Any:
-        return self.driver.execute_script(script, *given)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(script, *given)
 
     def keys(self, *pressed: str) -> None:
         """Press keys wherever the focus is."""
@@ -124,7 +124,7 @@ class Page:
     def findings(self) -> list[str]:
         """What axe finds of serious or critical impact on the page as it is, a line each."""
         self.run(axe_source())
-        found = self.driver.execute_async_script(AXE)  # type: ignore[no-untyped-call]
+        found = self.driver.execute_async_script(AXE)
         assert "failed" not in found, found["failed"]
         return [
             f"{rule['id']}: {node['html'][:200]} ({node.get('failureSummary', '')[:200]})"

@@ -439,7 +439,7 @@ def asked(text: str) -> dict[str, Any]:
 
 
 def close(fill: Any, track: Any, share: float) -> bool:
-    return abs(fill.size["width"] - share * track.size["width"]) <= 1.5
+    return bool(abs(fill.size["width"] - share * track.size["width"]) <= 1.5)
 
 
 def server_timing(headers: dict[str, str]) -> dict[str, float]:
