@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server import admin, admin_router, models, route
+from server import admin, admin_router, admin_watch, models, route
 from server.access import Access
 from server.apis import APIS
+from server.console import pages
 from server.decisions import open_log
 from server.endpoints import Gates, RoutedEndpoint
 from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
@@ -84,6 +85,8 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     app.include_router(route.router)
     app.include_router(admin.router)
     app.include_router(admin_router.router)
+    app.include_router(admin_watch.router)
+    app.include_router(pages.router)
     app.get("/health", tags=["health"], summary="Alive")(health)
     app.get("/ready", tags=["health"], summary="Able to answer")(ready)
     app.get("/metrics", tags=["health"], summary="Prometheus metrics")(metrics)

@@ -157,7 +157,7 @@ async def announce_ready(gateway: "Gateway", address: str) -> None:
         await asyncio.sleep(0.5)
     print(
         f"zephyra: ready after {time.monotonic() - began:.0f} s on {address}\n"
-        f"  models: {', '.join(gateway.table.names)}\n  try:\n"
+        f"  models: {', '.join(gateway.table.names)}\n  console: {address}/console\n  try:\n"
         f"  curl -i {address}/v1/chat/completions -H 'content-type: application/json' -d '"
         '{"model": "zephyra-resolve", "messages": [{"role": "user", '
         '"content": "What is the usual dose of ibuprofen for a headache?"}]}\'',

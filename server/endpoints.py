@@ -42,6 +42,8 @@ class Gates:
     def of(self, url: str) -> Gate:
         gate = self._gates.get(url)
         if gate is None:
+            present = {engine.url for engine in self.gateway.engines}
+            self._gates = {known: gate for known, gate in self._gates.items() if known in present or gate.running}
             limits = self.gateway.settings.limits
             gate = self._gates[url] = Gate(limits.max_running, limits.max_waiting, limits.max_wait)
             self.gateway.metrics.watch_gate(url, gate)
@@ -86,6 +88,8 @@ class RoutedEndpoint:
                     self.decisions.write(call, allowed)
         if call.choice is not None:
             self.gateway.guard.record(call.choice.engine_name, status)
+        if self.gateway.feed.listeners:
+            self.gateway.feed.tell(call, status)
         if self.tracing is not None:
             self.tracing.record(call, self.api.path, status)
 

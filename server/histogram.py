@@ -43,7 +43,7 @@ class Histogram(Collector):
         self, name: str, text: str, labels: list[str], bounds: tuple[float, ...], registry: CollectorRegistry
     ) -> None:
         self._name, self._text, self._labels = name, text, labels
-        self._bounds = tuple(sorted(bounds))
+        self.bounds = tuple(sorted(bounds))
         self._series: dict[tuple[str, ...], Series] = {}
         if not labels:
             self.labels()
@@ -55,12 +55,16 @@ class Histogram(Collector):
         if series is None:
             if len(values) != len(self._labels):
                 raise ValueError(f"{self._name} has the labels {self._labels}, not {len(values)} of them")
-            series = self._series[values] = Series(self._bounds)
+            series = self._series[values] = Series(self.bounds)
         return series
 
     def observe(self, value: float) -> None:
         """Observe where there are no labels."""
         self._series[()].observe(value)
+
+    def counts(self) -> dict[tuple[str, ...], list[int]]:
+        """Label values -> how many fell into each bucket, the last one without bound."""
+        return {values: series.counts for values, series in self._series.items()}
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)

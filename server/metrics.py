@@ -6,7 +6,8 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
-from server.call import Call, Timing
+from server.adapter_metrics import AdapterMetrics
+from server.call import STAGES, Call, Timing
 from server.engine import Engine
 from server.histogram import Histogram
 from server.limits import Gate
@@ -21,7 +22,6 @@ OVERHEAD = (
 # From microseconds of parsing to minutes of relaying.
 SPREAD = (10e-6, 30e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-STAGES = ("parse", "access", "route", "wait", "engine", "relay")
 CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 
 
@@ -88,6 +88,14 @@ class Metrics:
         self.adapters_loaded = self._gauge("zephyra_adapters_loaded", "Adapters an engine has loaded.", ["engine"])
         self.adapters_drift = self._gauge("zephyra_adapters_drift", "Adapters to load or unload.", ["engine"])
 
+        self.engine_adapters = self._gauge(
+            "zephyra_engine_adapters_running", "Distinct versions with requests on the engine now.", ["engine"]
+        )
+        self.adapter_slots = self._gauge(
+            "zephyra_adapter_slots", "Adapters one batch of an engine can have (max-loras); 0 where unknown.", []
+        )
+        self.adapters = AdapterMetrics(self.registry)
+
         # The label sets are bounded: known models, known adapters, known reasons, HTTP statuses.
         self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
         self.decisions_child = lru_cache(maxsize=512)(self.decisions.labels)
@@ -118,21 +126,10 @@ class Metrics:
         now = time.perf_counter()
         arm = choice.arm
         stream = call.request is not None and call.request.stream
-        relay = now - timing.answered
-        # A stream's relaying runs beside the engine's work: only what comes before the engine delays it.
-        overhead = timing.routed - timing.received + (0.0 if stream else relay)
-        self.overhead.labels("true" if stream else "false", arm).observe(overhead)
+        self.overhead.labels("true" if stream else "false", arm).observe(timing.overhead(now, stream))
         self.first_token.labels(choice.label, arm).observe(timing.answered - timing.received)
         self.duration.labels(choice.label).observe(now - timing.received)
-        spent = (
-            timing.parsed - timing.received,
-            timing.admitted - timing.parsed,
-            timing.routed - timing.admitted,
-            timing.entered - timing.routed,
-            timing.answered - timing.entered,
-            relay,
-        )
-        for stage, seconds in zip(STAGES, spent, strict=True):
+        for stage, seconds in zip(STAGES, timing.spent(now), strict=True):
             self.stages.labels(stage, arm).observe(seconds)
         if call.prompt_tokens:
             self.tokens_child(choice.label, "prompt").inc(call.prompt_tokens)
@@ -150,6 +147,35 @@ class Metrics:
         self.engine_in_flight.labels(engine.url).set_function(lambda: engine.in_flight)
         self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.loaded))
         self.adapters_drift.labels(engine.url).set_function(lambda: engine.drift)
+        self.engine_adapters.labels(engine.url).set_function(lambda: len(engine.running))
+
+    def forget_engine(self, url: str) -> None:
+        """The engine is gone: its series end."""
+        for gauge in (
+            self.engine_up,
+            self.engine_ready,
+            self.engine_in_flight,
+            self.engine_waiting,
+            self.engine_adapters,
+            self.adapters_loaded,
+            self.adapters_drift,
+        ):
+            gauge.remove(url)
+
+    def decided(self) -> dict[str, dict[str, int]]:
+        """Domain -> reason -> how often TinyAda decided so."""
+        found: dict[str, dict[str, int]] = {}
+        for sample in next(iter(self.decisions.collect())).samples:
+            found.setdefault(sample.labels["domain"], {})[sample.labels["reason"]] = int(sample.value)
+        return found
+
+    def overhead_by_arm(self) -> dict[str, list[int]]:
+        """Arm -> requests in each bucket of `overhead`, streamed and whole together."""
+        found: dict[str, list[int]] = {}
+        for (_, arm), counts in self.overhead.counts().items():
+            so_far = found.get(arm, [0] * len(counts))
+            found[arm] = [a + b for a, b in zip(so_far, counts, strict=True)]
+        return found
 
     def show_router(self, role: str, digest: str | None) -> None:
         """From now on this TinyAda has the role, `serving` or `shadow`."""

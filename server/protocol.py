@@ -53,6 +53,8 @@ class HeadCork:
 # The scope's extension through which an endpoint asks to be called when its client leaves: cheaper than a task that
 # waits for `http.disconnect`.
 LEAVING = "zephyra.leaving"
+# And through which an answer without an end asks to be called when the server stops, which would wait for it.
+STOPPING = "zephyra.stopping"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -62,12 +64,26 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = True
     _head_timer: TimerHandle | None = None
     _on_left: Callable[[], None] | None = None
+    _on_stopping: Callable[[], None] | None = None
+    _stopping = False
 
     def call_when_left(self, callback: Callable[[], None] | None) -> None:
         """Call back once when the client leaves, at once where it has; None takes that back."""
         self._on_left = callback
         if callback is not None and self.transport.is_closing():
             self._tell()
+
+    def call_when_stopping(self, callback: Callable[[], None]) -> None:
+        """Call back when the server stops, at once where it is stopping."""
+        self._on_stopping = callback
+        if self._stopping:
+            callback()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._stopping = True
+        if self._on_stopping is not None:
+            self._on_stopping()
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(Transport, HeadCork(transport, self.loop)))
@@ -89,7 +105,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {LEAVING: self.call_when_left}  # type: ignore[dict-item]
+        self._on_stopping = None
+        self.scope["extensions"] = {LEAVING: self.call_when_left, STOPPING: self.call_when_stopping}  # type: ignore[dict-item]
         if not self._in_head:
             self._await_head()
 

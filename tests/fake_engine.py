@@ -199,9 +199,16 @@ async def _answer(send: Send, status: int, body: bytes, content_type: bytes = b"
 class Served:
     """An ASGI application on a loopback port, in a thread with an event loop of its own."""
 
-    def __init__(self, app: Any, lifespan: str = "off", http: type[asyncio.Protocol] = BoundedProtocol) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+    def __init__(
+        self,
+        app: Any,
+        lifespan: str = "off",
+        http: type[asyncio.Protocol] = BoundedProtocol,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
+        self._socket = socket.create_server(address)
+        host, self.port = self._socket.getsockname()[:2]
+        self.url = f"http://{host}:{self.port}"
         config = uvicorn.Config(
             app,
             lifespan=lifespan,  # type: ignore[arg-type]
