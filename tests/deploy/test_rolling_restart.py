@@ -189,8 +189,13 @@ def test_every_part_is_restarted_and_no_request_fails(tmp_path: Path) -> None:
         engines = [Served(FakeEngine(chunk_delay=0.02, record=False)) for _ in range(2)]
         for engine in engines:
             engine.__enter__()
-        # Those that run when the test ends.
-        stack.callback(lambda: [engine.__exit__() for engine in engines])
+
+        def stop_engines() -> None:
+            # Those that run when the test ends.
+            for engine in engines:
+                engine.__exit__()
+
+        stack.callback(stop_engines)
         listed.write_text("\n".join(engine.url for engine in engines))
         for node in nodes:
             stack.callback(node.kill)
