@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.admin_access import administrator
 from server.admin_schema import engine_views
+from server.answer import DIRECT
 from server.endpoints import ClientLeft, unless_client_leaves
 from server.errors import NotFound
 from server.feed import Feed, Listener, event
@@ -68,11 +69,12 @@ class FeedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         feed: Feed = self._gateway.feed
         with feed.listening() as listener:
-            notify = (scope.get("extensions") or {}).get(STOPPING)
+            extensions = scope.get("extensions") or {}
+            notify = extensions.get(STOPPING)
             if notify:
                 notify(listener.close)
             try:
-                await unless_client_leaves(self._stream(listener, send), scope, receive)
+                await unless_client_leaves(self._stream(listener, send), extensions.get(DIRECT), receive)
             except ClientLeft:
                 return
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.access import Tenant
+from server.answer import Headers
 from server.errors import EncodingNotSupported, InvalidRequest
 from server.request import RoutedRequest
 from server.routing import Choice
 
-Headers = list[tuple[bytes, bytes]]
 BYPASS = b"x-zephyra-bypass"
 DEADLINE = b"x-zephyra-deadline"
 STAGES = ("parse", "access", "route", "wait", "engine", "relay")
