@@ -113,13 +113,18 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+async def running_gateway(settings: Settings, home: Path | None = None) -> AsyncIterator[Gateway]:
     """A gateway with its background tasks; leaving the context stops all it started.
 
+    `home` is for its engine's socket and its temporary files; without one, a directory that goes with it.
     Raises `SettingsError` where an adapter, TinyAda, the store or the base cannot be used.
     """
-    with tempfile.TemporaryDirectory(prefix="zephyra-", ignore_cleanup_errors=True) as directory:
-        gateway = _build(settings, Path(directory))
+    with contextlib.ExitStack() as stack:
+        if home is None:
+            temporary = tempfile.TemporaryDirectory(prefix="zephyra-", ignore_cleanup_errors=True)
+            home = Path(stack.enter_context(temporary))
+        home.mkdir(exist_ok=True)
+        gateway = _build(settings, home)
         tasks = [
             asyncio.create_task(gateway.reconciliation.run(), name="reconciliation"),
             asyncio.create_task(gateway.rollouts.run(), name="rollouts"),

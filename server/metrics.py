@@ -12,6 +12,7 @@ from server.call import STAGES, Call
 from server.engine import Engine
 from server.histogram import Count, Counter, Histogram, Series
 from server.limits import Gate
+from server.snapshots import Snapshots
 
 MICROSECONDS = (
     10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e-6, 750e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3,
@@ -44,6 +45,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
+        # This worker's place among several.
+        self.shared: Snapshots | None = None
         self.requests = self._counter(
             "zephyra_requests", "Requests answered.", ["model", "adapter", "reason", "status"]
         )
@@ -216,8 +219,8 @@ class Metrics:
             self.router_info.labels(role, digest).set(1)
 
     def render(self) -> bytes:
-        """The text exposition format; no I/O."""
-        return generate_latest(self.registry)
+        """The text exposition format, of all workers where there are several; alone it does no I/O."""
+        return generate_latest(self.shared or self.registry)
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(name, text, labels, self.registry)

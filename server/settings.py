@@ -27,6 +27,7 @@ LoraRank = Annotated[
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
 
 
+LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 # Where the key of /admin is taken from when the file has none.
 ADMIN_KEY_VARIABLE = "ZEPHYRA_ADMIN_KEY"
 # The file's keys as environment variables, for containers: ZEPHYRA__ENGINE__MAX_LORAS=9 is engine.max_loras.
@@ -48,6 +49,8 @@ class Section(BaseModel):
 class GatewaySettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    # Processes behind the one address; they share the store and the engines.
+    workers: int = Field(1, ge=1, le=64)
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     # How long running answers may go on after a stop was asked for, in seconds.
     shutdown_grace: float = Field(20.0, ge=0)
