@@ -116,8 +116,8 @@ class Metrics:
         self.adapters = AdapterMetrics(self.registry)
 
         # The label sets are bounded: known models, known adapters, known reasons, HTTP statuses.
-        self._routers: dict[str, str] = {}
         self._bound: dict[tuple[str, ...], Bound] = {}
+        self._routers: dict[str, str] = {}
 
     def record(self, call: Call, status: int) -> None:
         """Count a request at its end."""
@@ -157,8 +157,8 @@ class Metrics:
     def _record_answer(self, call: Call, bound: Bound) -> None:
         timing = call.timing
         now = time.perf_counter()
-        stream = call.request is not None and call.request.stream
-        bound.overhead.observe(timing.overhead(now, stream))
+        streamed = call.request is not None and call.request.stream
+        bound.overhead.observe(timing.overhead(now, streamed))
         bound.first_token.observe(timing.answered - timing.received)
         bound.duration.observe(now - timing.received)
         for stage, seconds in zip(bound.stages, timing.spent(now), strict=True):

@@ -7,9 +7,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.answer import DIRECT, Headers
 
-# The scope's extension through which an answer without an end asks to be called when the server stops, which would
-# wait for it.
-STOPPING = "zephyra.stopping"
 MAX_HEAD_BYTES = 32 * 1024
 # A head that takes longer, or a new connection that says nothing, is closed, in seconds.
 HEAD_SECONDS = 10.0
@@ -87,6 +84,11 @@ class DirectAnswer:
         cycle.on_response()
 
 
+# The scope's extension through which an answer without an end asks to be called when the server stops, which would
+# wait for it.
+STOPPING = "zephyra.stopping"
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Closes connections whose request head is too large or too slow; tells the endpoint when the client leaves."""
 
@@ -143,7 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._drop_timer()
         super().on_headers_complete()
         # The request's task was made, but runs later.
-        self.scope["extensions"] = {DIRECT: DirectAnswer(self, self.cycle), STOPPING: self.call_when_stopping}  # type: ignore[dict-item]
+        extensions = {DIRECT: DirectAnswer(self, self.cycle), STOPPING: self.call_when_stopping}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
     def _tell(self) -> None:
         callback, self._on_left = self._on_left, None
