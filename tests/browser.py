@@ -141,13 +141,15 @@ class Page:
         """The whole page, `most` pixels high at most, where screenshots are asked for."""
         if SCREENSHOTS is None:
             return
+        # The bar stays at the top of what is in view, wherever that is in the picture.
+        self.run("document.activeElement.blur(); window.scrollTo(0, 0)")
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], most), "scale": 1}
         taken = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
         image = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
         path = Path(SCREENSHOTS) / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 VISIBLE = "const found = document.querySelector(arguments[0]); return Boolean(found && found.checkVisibility())"

@@ -97,7 +97,7 @@ function connected(on) {
 }
 
 function hello({ prompts }) {
-  const names = ["Time", "Domain", "Sure", "Answered by", "Reason", "TinyAda", "Gateway", "First token", "In all", "Status"];
+  const names = ["Time", "Domain", "Sure", "Answered by", "Reason", "TinyAda", "Gateway", "First byte", "In all", "Status"];
   if (prompts) names.push("Prompt");
   page.headings.replaceChildren(...names.map((name) => h("th", { scope: "col" }, name)));
   page.prompts.textContent = prompts
