@@ -80,7 +80,7 @@ def measure(http: httpx.Client, rounds: int, tokens: int) -> dict[str, Any]:
 
 
 def median(values: Any) -> float:
-    return round(statistics.median(values), 5)
+    return round(float(statistics.median(values)), 5)
 
 
 def main() -> None:
