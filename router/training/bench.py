@@ -2,12 +2,15 @@
 
 The texts are different prompts of the project's own, so that no word cache is warmed by the text that is timed.
 
-    python -m router.training.bench --out router/figures/bench.json
+    python -m router.training.bench
+
+Writes ``router/figures/bench.json`` and the model card's section of costs.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,12 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from router.errors import RouterError
 from router.manifest import SHIPPED
 from router.model import TinyAda
 from router.training.collect import read
 
 LENGTHS = (60, 1_000, 64_000)
 PROMPTS = Path(__file__).parent / "prompts"
+ROUTER = Path(__file__).parents[1]
+BENCH, CARD = ROUTER / "figures" / "bench.json", ROUTER / "CARD.md"
 
 _MEMORY = """
 import gc, sys, resource
@@ -155,13 +161,30 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def section(result: dict[str, Any]) -> str:
+    """The model card's section of costs."""
+    command = "`python -m router.training.bench`, one core"
+    note = f"measured with TinyAda {result['digest']}"
+    return f"## Cost\n{command}, {note}\n\n{table(result)}\n\n"
+
+
+def renew(card: Path, result: dict[str, Any]) -> None:
+    """Replace the card's section of costs. Raises `RouterError` where it has none."""
+    text = card.read_text(encoding="utf-8")
+    renewed, count = re.subn(r"## Cost\n.*?(?=^## )", lambda _: section(result), text, flags=re.DOTALL | re.MULTILINE)
+    if count != 1:
+        raise RouterError(f"{card} has no section '## Cost'; make it anew: python -m router.training.card")
+    card.write_text(renewed, encoding="utf-8")
+
+
 if __name__ == "__main__":
     import typer
 
-    def main(weights: Path | None = None, out: Path | None = None, encoder: bool = True) -> None:
+    def main(weights: Path | None = None, out: Path = BENCH, encoder: bool = True) -> None:
         found = bench(weights, encoder=encoder)
         print(table(found))
-        if out:
-            out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if out == BENCH:
+            renew(CARD, found)
 
     typer.run(main)
