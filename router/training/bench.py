@@ -4,7 +4,7 @@ The texts are different prompts of the project's own, so that no word cache is w
 
     python -m router.training.bench
 
-Writes ``router/figures/bench.json`` and the model card's section of costs.
+Writes ``router/figures/bench.json``, the model card's section of costs, and the manifest's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from router.errors import RouterError
-from router.manifest import SHIPPED
+from router.manifest import SHIPPED, read_manifest, write_manifest
 from router.model import TinyAda
 from router.training.collect import read
 
@@ -177,6 +178,13 @@ def renew(card: Path, result: dict[str, Any]) -> None:
     card.write_text(renewed, encoding="utf-8")
 
 
+def keep(weights: Path, result: dict[str, Any]) -> None:
+    """Put the costs beside the figures in the manifest, where the gateway's console finds them."""
+    manifest = read_manifest(weights)
+    evaluation = {**manifest.trained.get("evaluation", {}), "cost": result}
+    write_manifest(weights, replace(manifest, trained={**manifest.trained, "evaluation": evaluation}))
+
+
 if __name__ == "__main__":
     import typer
 
@@ -186,5 +194,6 @@ if __name__ == "__main__":
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if out == BENCH:
             renew(CARD, found)
+            keep(SHIPPED, found)
 
     typer.run(main)
