@@ -83,19 +83,19 @@ class _Chunks(dict[str, bytes]):
         self._spelling = Spelling(
             (token, i) for i, token in enumerate(vocabulary) if token.isascii() and token.isalpha()
         )
-        self._remember = remember
-        self._added: dict[str, None] = {}
+        self._vocabulary, self._remember = vocabulary, remember
+        self._added: list[str] = []
 
     def __missing__(self, chunk: str) -> bytes:
         pieces = _SPLIT.findall(chunk if chunk.isascii() else _plain(chunk))
         ids = self._split(chunk) if pieces == [chunk] else b"".join(map(self.__getitem__, pieces))
         if len(self._added) >= self._remember:
-            added, self._added = self._added, {}
+            added, self._added = self._added, []
             for old in added:
                 self.pop(old, None)
         if len(chunk) <= _LONGEST_WORD:
-            self._added[chunk] = None  # before the ids: what has ids and is not here is of the vocabulary
             self[chunk] = ids
+            self._added.append(chunk)
         return ids
 
     def _split(self, word: str) -> bytes:
@@ -114,7 +114,8 @@ class _Chunks(dict[str, bytes]):
 
     def _whole(self, word: str) -> bytes | None:
         """The id of a word of the vocabulary, not of one that was split or corrected to it."""
-        return None if word in self._added else self.get(word)
+        ids = self.get(word)
+        return ids if ids and self._vocabulary[int.from_bytes(ids[:8], sys.byteorder)] == word else None
 
     def _longest_match(self, word: str) -> bytes:
         word = word[:_LONGEST_WORD]

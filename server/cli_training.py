@@ -11,7 +11,9 @@ from server.settings import BUNDLE
 router = typer.Typer(no_args_is_help=True, help="Train and evaluate TinyAda.")
 adapters = typer.Typer(no_args_is_help=True, help="Train, import and evaluate adapters.")
 
-Data = Annotated[list[Path], typer.Option(help="JSONL or CSV with `text` and `domain`; repeatable.", exists=True)]
+Data = Annotated[
+    list[Path], typer.Option(help="JSONL or CSV with `text` and `domain`, or hf:NAME[:SPLIT]; repeatable.")
+]
 Weights = Annotated[Path | None, typer.Option(help="TinyAda's directory; the shipped one when absent.")]
 Base = Annotated[str, typer.Option(help="The base: a directory or a Hugging Face id; the shipped one when absent.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
@@ -46,9 +48,13 @@ def evaluate_router(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Measure a TinyAda on labelled prompts it was not trained on."""
+    from router import RouterError
     from router.training.evaluate import evaluate
 
-    found = evaluate(data, weights)
+    try:
+        found = evaluate(data, weights)
+    except RouterError as error:
+        raise typer.BadParameter(str(error)) from None
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return

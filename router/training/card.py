@@ -1,6 +1,6 @@
 """The model card: figures of the shipped TinyAda, their pictures, and the commands that give them.
 
-    python -m router.training.card dev.jsonl --bench router/figures/bench.json
+    python -m router.training.card dev.jsonl
 
 Writes ``router/CARD.md`` and the PNG files in ``router/figures/``, and keeps the figures in the weights' manifest,
 where the gateway's console finds them.
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from router.manifest import SHIPPED, read_manifest, write_manifest
-from router.training.bench import table
+from router.training.bench import BENCH, section
 from router.training.evaluate import conversations, evaluate
 
 ROUTER = Path(__file__).parents[1]
@@ -178,13 +178,7 @@ def _save(figure: Any, path: Path) -> None:
 def _cost(stored: dict[str, Any] | None) -> list[str]:
     if stored is None:
         return []
-    return [
-        "## Cost",
-        "`python -m router.training.bench --out router/figures/bench.json`, one core",
-        "",
-        table(stored),
-        "",
-    ]
+    return section(stored).splitlines()
 
 
 def _sources(trained: dict[str, Any]) -> list[str]:
@@ -207,7 +201,7 @@ def _sources(trained: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     import typer
 
-    def main(data: list[Path], bench: Path | None = None, weights: Path | None = None) -> None:
+    def main(data: list[Path], bench: Path = BENCH, weights: Path | None = None) -> None:
         text = card(data, bench, weights)
         (ROUTER / "CARD.md").write_text(text, encoding="utf-8")
         print(text)
