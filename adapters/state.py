@@ -87,6 +87,21 @@ class AdapterState(msgspec.Struct, frozen=True):
     removing: bool = False
 
 
+class RouterState(msgspec.Struct, frozen=True):
+    """Which TinyAda serves, by its digest in the store; "" is the one that every gateway brings along."""
+
+    serving: str = ""
+    # The one before the last change, for `rollback`; None where there was none.
+    previous: str | None = None
+    # Decides beside it, for comparison only; "" is none.
+    shadow: str = ""
+    # What the configuration file brought last: a restart does not undo what was changed since.
+    configured: str = ""
+    configured_shadow: str = ""
+    # When `serving` last changed, in seconds since 1970.
+    changed_at: float = 0.0
+
+
 class State(msgspec.Struct, frozen=True):
     """All of it. `revision` grows by one with every change; `base` tells which base the adapters were made for."""
 
@@ -96,6 +111,7 @@ class State(msgspec.Struct, frozen=True):
     adapters: dict[str, AdapterState] = {}
     # Configured adapters that were removed by hand, with the digest configured then: a restart leaves them away.
     forgotten: dict[str, str] = {}
+    router: RouterState = RouterState()
 
     def adapter(self, name: str) -> AdapterState:
         """Raises `UnknownAdapter`."""

@@ -15,7 +15,8 @@ class Decision:
     ``domain``: the most probable domain, also when abstained. ``confidence``: calibrated probability that serving
     it is right. ``scores``: probability by domain, summing to 1. ``abstained``: too unsure for an adapter, the base
     should answer. ``reason``: ``resolved``, ``abstained`` or ``sticky`` (kept from earlier turns). ``domains``: every
-    domain above its own threshold, best first. ``microseconds``: what deciding took.
+    domain above its own threshold, best first. ``microseconds``: what deciding took. ``router``: the digest of the
+    TinyAda that decided.
     """
 
     domain: str
@@ -25,3 +26,4 @@ class Decision:
     reason: str
     domains: tuple[str, ...]
     microseconds: float
+    router: str = ""

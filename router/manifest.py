@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def _check(manifest: Manifest, directory: Path) -> None:
     for key, numbers in (("thresholds", manifest.policy.thresholds), ("mentions", manifest.policy.mentions)):
         if set(numbers) != set(manifest.domains):
             raise RouterError(f"{where}: policy.{key} must name exactly {', '.join(manifest.domains)}")
-    if manifest.policy.temperature <= 0:
+        if not all(isinstance(number, int | float) and 0 <= number <= 1 for number in numbers.values()):
+            raise RouterError(f"{where}: policy.{key} must lie between 0 and 1")
+    if not 0 < manifest.policy.temperature < math.inf:
         raise RouterError(f"{where}: policy.temperature must be above 0")
     if not manifest.smoke:
         raise RouterError(f"{where}: smoke must hold at least one (text, domain) pair")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Sequence
-from math import exp
+from math import exp, isfinite
 from pathlib import Path
 from threading import Lock
 from time import perf_counter_ns
@@ -25,9 +25,8 @@ OUTLIER, FOLLOWUP = "outlier", "followup"
 
 _LOGITS = ["logits"]
 _LONGEST = 2048  # tokens read; a window has fewer, unless it is full of signs that unfold into many letters
-
-
 _KEPT_COUNTS = 300
+_ODD = ("", "\x00\ud800", "a" * 5_000, "\n" * 5_000, "مرحبا 😀 " * 200)
 
 
 class TinyAda:
@@ -78,7 +77,10 @@ class TinyAda:
         return self._decide(scores, kept, allowed, began)
 
     def smoke(self) -> None:
-        """Route the manifest's smoke set; raises `RouterError` naming what went wrong."""
+        """Route the manifest's smoke set and some odd texts; raises `RouterError` naming what went wrong."""
+        for text in _ODD:
+            if not isfinite(self.route(text).confidence):
+                raise RouterError(f"smoke test: {text[:20]!r} got no number for a confidence")
         for text, domain in self.manifest.smoke:
             found = self.route(text)
             served = GENERAL if found.abstained else found.domain
@@ -155,6 +157,7 @@ class TinyAda:
             reason="abstained" if abstained else "sticky" if kept else "resolved",
             domains=tuple([name for _, name in listed]),
             microseconds=(perf_counter_ns() - began) / 1000,
+            router=self.digest,
         )
 
 

@@ -17,16 +17,14 @@ from server.admin_access import administrator
 from server.admin_schema import (
     AdapterList,
     AdapterView,
-    DomainView,
     EngineView,
     Outcome,
     Publication,
     RouteChange,
-    RouterView,
     adapter_view,
     engine_views,
 )
-from server.errors import AdapterRefused, Conflict, NotFound, StoreUnavailable
+from server.errors import AdapterRefused, Conflict, InvalidRequest, NotFound, StoreUnavailable
 from server.gateway import Gateway
 from server.rollout import check_files
 from server.settings import RESERVED_NAMES
@@ -60,7 +58,7 @@ async def publish_version(
     gives the version the route (unless `activate` is false). Publishing the same files again changes nothing."""
     gateway: Gateway = request.state.gateway
     _check_publication(gateway, name, publication)
-    source = _source(gateway, publication.path)
+    source = source_directory(gateway, publication.path, AdapterRefused)
     try:
         await asyncio.to_thread(check_files, source, gateway.rollouts.limits)
         _check_capacity(gateway, name, await asyncio.to_thread(digest_of, source))
@@ -142,15 +140,6 @@ async def list_engines(request: Request, who: Administrator) -> list[EngineView]
     return engine_views(request.state.gateway)
 
 
-@router.get("/router", summary="TinyAda's domains and who answers them")
-async def get_router(request: Request, who: Administrator) -> RouterView:
-    gateway: Gateway = request.state.gateway
-    served = gateway.table.domains
-    return RouterView(
-        domains=[DomainView(domain=domain, adapter=served.get(domain)) for domain in gateway.classifier.domains]
-    )
-
-
 def _view(gateway: Gateway, name: str) -> AdapterView:
     try:
         return adapter_view(gateway, name, gateway.desired.state.adapter(name))
@@ -172,17 +161,18 @@ def _check_publication(gateway: Gateway, name: str, publication: Publication) ->
         raise AdapterRefused(f"'domain': adapters can serve {known}; not {domain!r}", "domain")
 
 
-def _source(gateway: Gateway, text: str) -> Path:
+def source_directory(gateway: Gateway, text: str, refusal: type[InvalidRequest]) -> Path:
+    """The directory that an operator names, if it may be read from. Raises `refusal`."""
     path = Path(text)
     if not path.is_absolute() or ".." in path.parts:
-        raise AdapterRefused(f"'path' must be absolute and without '..', not {text[:200]!r}", "path")
+        raise refusal(f"'path' must be absolute and without '..', not {text[:200]!r}", "path")
     sources = gateway.settings.store.sources
     resolved = path.resolve()
     if sources and not any(resolved.is_relative_to(source.resolve()) for source in sources):
         allowed = ", ".join(str(source) for source in sources)
-        raise AdapterRefused(f"'path' must lie below one of store.sources: {allowed}", "path")
+        raise refusal(f"'path' must lie below one of store.sources: {allowed}", "path")
     if not resolved.is_dir():
-        raise AdapterRefused(f"{text[:200]} is not a directory on the gateway's machine", "path")
+        raise refusal(f"{text[:200]} is not a directory on the gateway's machine", "path")
     return resolved
 
 

@@ -102,19 +102,6 @@ class EngineView(BaseModel):
     refusals: dict[str, str]
 
 
-class DomainView(BaseModel):
-    """A domain of TinyAda and the adapter that answers it; the base answers those without."""
-
-    domain: str
-    adapter: str | None
-
-
-class RouterView(BaseModel):
-    """TinyAda."""
-
-    domains: list[DomainView]
-
-
 def adapter_view(gateway: Gateway, name: str, adapter: AdapterState) -> AdapterView:
     """The adapter as this gateway sees it now."""
     route = gateway.table.routes.get(name)

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server import admin, models, route
+from server import admin, admin_router, models, route
 from server.access import Access
 from server.apis import APIS
 from server.decisions import open_log
@@ -61,7 +61,7 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
         following = asyncio.create_task(access.follow(), name="keys")
         async with running_gateway(settings) as gateway:
             gates = Gates(gateway)
-            decisions = open_log(settings.decisions, getattr(gateway.classifier, "digest", ""))
+            decisions = open_log(settings.decisions)
             tracing = open_tracing(os.environ)
             application.routed = {
                 api.path: RoutedEndpoint(api, gateway, access, gates, decisions, tracing) for api in APIS
@@ -83,6 +83,7 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     app.include_router(models.router)
     app.include_router(route.router)
     app.include_router(admin.router)
+    app.include_router(admin_router.router)
     app.get("/health", tags=["health"], summary="Alive")(health)
     app.get("/ready", tags=["health"], summary="Able to answer")(ready)
     app.get("/metrics", tags=["health"], summary="Prometheus metrics")(metrics)

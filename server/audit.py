@@ -28,6 +28,9 @@ class Audit:
             "from": before,
             "to": after,
         }
+        if not adapter:
+            # A change of the router.
+            del entry["adapter"]
         if reason:
             entry["reason"] = reason
         line = msgspec.json.encode(entry) + b"\n"

@@ -1,24 +1,16 @@
 """`zephyra adapters`: the adapters of a running gateway, through its /admin."""
 
-import json
-import os
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from server.settings import ADMIN_KEY_VARIABLE
+from server.admin_client import GATEWAY, Url, ask, fail
 
 app = typer.Typer(no_args_is_help=True, help="List, publish, route, roll back and remove a running gateway's adapters.")
 
-Url = Annotated[str, typer.Option(envvar="ZEPHYRA_URL", help="The gateway.")]
 Name = Annotated[str, typer.Argument(help="The adapter's public name.")]
-GATEWAY = "http://127.0.0.1:8000"
-# A publication with --wait lasts as long as loading and verifying do.
-WAIT_SECONDS = 660.0
 
 
 @app.command("list")
@@ -60,7 +52,7 @@ def route(
     for text in weights:
         version, _, weight = text.partition("=")
         if not (weight or "100").isdecimal():
-            _fail(f"{text}: write VERSION=WEIGHT with a whole number, e.g. 3f2a9c01d7e4=95")
+            fail(f"{text}: write VERSION=WEIGHT with a whole number, e.g. 3f2a9c01d7e4=95")
         shares[version] = int(weight or 100)
     _show(_ask(url, "PUT", f"/{_quoted(name)}/route?wait=true", {"weights": shares}))
 
@@ -88,33 +80,7 @@ def _show(adapter: dict[str, Any]) -> None:
 
 
 def _ask(url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """One request to /admin/adapters; ends the program with the gateway's own message where it is refused."""
-    headers = {"content-type": "application/json"}
-    key = os.environ.get(ADMIN_KEY_VARIABLE)
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(f"{url.rstrip('/')}/admin/adapters{path}", data, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            _fail(_message(error))
-    except (OSError, ValueError) as error:
-        _fail(f"no gateway answers at {url}: {getattr(error, 'reason', error)}; name it with --url")
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.load(error)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the gateway answered {error.code}"
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"zephyra: {message}", err=True)
-    raise typer.Exit(1)
+    return ask(url, method, f"/adapters{path}", body)
 
 
 def _quoted(text: str) -> str:

@@ -50,14 +50,13 @@ class Line(msgspec.Struct, omit_defaults=True):
 class DecisionLog:
     """Writes decisions to a rotated file, in batches."""
 
-    def __init__(self, settings: DecisionLogSettings, router: str) -> None:
+    def __init__(self, settings: DecisionLogSettings) -> None:
         assert settings.path is not None, "a decision log needs a path"
         settings.path.parent.mkdir(parents=True, exist_ok=True)
         self._handler = logging.handlers.RotatingFileHandler(
             settings.path, maxBytes=settings.max_bytes, backupCount=settings.keep, encoding="utf-8", delay=True
         )
         self._prompts = settings.prompts
-        self._router = router
         self._secret = os.urandom(16)
         self._lines: list[bytes] = []
         self._flushed = time.monotonic()
@@ -73,7 +72,7 @@ class DecisionLog:
         line = Line(
             time=round(time.time(), 3),
             request_id=call.request_id.decode("latin-1"),
-            router=self._router,
+            router=decision.router,
             domain=decision.domain,
             served=served(decision),
             reason=choice.reason,
@@ -154,9 +153,9 @@ def served(decision: Decision) -> str:
     return GENERAL if decision.abstained else decision.domain
 
 
-def open_log(settings: DecisionLogSettings, router: str) -> DecisionLog | None:
+def open_log(settings: DecisionLogSettings) -> DecisionLog | None:
     """The log as configured, or none."""
-    return DecisionLog(settings, router) if settings.path is not None else None
+    return DecisionLog(settings) if settings.path is not None else None
 
 
 def log_files(path: Path) -> list[Path]:

@@ -77,9 +77,13 @@ class RoutedEndpoint:
         self.gateway.metrics.record(call, status)
         if call.tenant is not None:
             call.tenant.spend(call.prompt_tokens + call.output_tokens)
-            if self.decisions is not None:
+            shadow = self.gateway.shadow
+            if self.decisions is not None or shadow.classifier is not None:
                 table = call.tenant.sees(self.gateway.table)
-                self.decisions.write(call, None if table.allowed is None else table.domains)
+                allowed = None if table.allowed is None else table.domains
+                shadow.offer(call, allowed)
+                if self.decisions is not None:
+                    self.decisions.write(call, allowed)
         if call.choice is not None:
             self.gateway.guard.record(call.choice.engine_name, status)
         if self.tracing is not None:

@@ -11,7 +11,8 @@
     │   ├── NotFound              404  invalid_request_error
     │   ├── MethodNotAllowed      405  invalid_request_error
     │   ├── Conflict              409  invalid_request_error   the adapters' state does not allow it
-    │   └── AdapterRefused        422  invalid_request_error   an adapter that cannot be served
+    │   ├── AdapterRefused        422  invalid_request_error   an adapter that cannot be served
+    │   └── RouterRefused         422  invalid_request_error   a TinyAda that cannot be served
     ├── Unauthorized              401  authentication_error    code invalid_api_key
     ├── Forbidden                 403  permission_error        code not_permitted
     ├── RateLimited               429  rate_limit_error        Retry-After
@@ -132,6 +133,11 @@ class Conflict(InvalidRequest):
 class AdapterRefused(InvalidRequest):
     status = 422
     code = "adapter_refused"
+
+
+class RouterRefused(InvalidRequest):
+    status = 422
+    code = "router_refused"
 
 
 class Unauthorized(ZephyraError):

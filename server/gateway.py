@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.state import Phase
+from adapters.state import Phase, State
 from adapters.store import ZERO, Store, StoreError
 from adapters.version import Version, read_version
 from adapters.zero import write_zero_adapter
@@ -23,10 +23,12 @@ from server.metrics import Metrics
 from server.reconciliation import Reconciliation
 from server.rollout import Limits, Rollouts
 from server.rollout_guard import CanaryGuard
-from server.routing import Classifier
+from server.routers import SHIPPED, Routers, checked
 from server.seeding import seed
 from server.settings import Settings, SettingsError
+from server.shadow import Shadow
 from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
+from server.swap import RouterSwap
 from server.table import RouteTable
 
 log = logging.getLogger("zephyra")
@@ -39,7 +41,7 @@ class Gateway:
     settings: Settings
     metrics: Metrics
     table: RouteTable
-    classifier: Classifier
+    classifier: TinyAda
     engines: list[Engine]
     supervisor: Supervisor | None
     desired: Desired
@@ -47,6 +49,8 @@ class Gateway:
     rollouts: Rollouts
     guard: CanaryGuard
     audit: Audit
+    shadow: Shadow
+    swap: RouterSwap
 
     def wake(self) -> None:
         """Look at the engines now rather than at the next interval."""
@@ -69,11 +73,19 @@ class Gateway:
         self.table = table
         self.guard.watch(table)
 
+    def put_router(self, classifier: TinyAda) -> None:
+        """Requests from now on ask this TinyAda."""
+        self.classifier = classifier
+        self.metrics.show_router("serving", classifier.digest)
+        self.metrics.router_swaps.labels("served").inc()
+        log.info("TinyAda %s serves, with the domains %s", classifier.digest, ", ".join(classifier.domains))
+
     def follow(self) -> None:
         """The desired state changed: act on it now."""
         self.reconciliation.follow()
         self.reconciliation.wake()
         self.rollouts.wake()
+        self.swap.wake()
 
     def missing(self) -> list[str]:
         """What stands between now and being ready; empty when ready."""
@@ -108,6 +120,8 @@ async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             asyncio.create_task(gateway.reconciliation.run(), name="reconciliation"),
             asyncio.create_task(gateway.rollouts.run(), name="rollouts"),
             asyncio.create_task(gateway.desired.watch(), name="desired-state"),
+            asyncio.create_task(gateway.swap.run(), name="router"),
+            asyncio.create_task(gateway.shadow.run(), name="shadow"),
         ]
         if gateway.supervisor:
             gateway.supervisor.start(gateway.engines[0])
@@ -140,6 +154,10 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     versions = load_versions(settings)
     _check_domains(settings, classifier)
     store, state = seed(settings, versions, directory / "store")
+    routers = Routers(store.root / "routers")
+    serving = SHIPPED
+    if state.router.serving != SHIPPED:
+        classifier, serving = _stored_classifier(routers, state, classifier)
     zero = None
     if engine_device(settings.engine) == "cpu":
         zero = _zero_version(settings, store, directory)
@@ -175,22 +193,68 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
     rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval)
     guard = CanaryGuard(desired, audit, settings.canary)
+    shadow = Shadow(metrics, settings.router.shadow_share)
+    swap = RouterSwap(
+        desired, routers, settings.router, audit, metrics, shadow, lambda ada: gateway.put_router(ada), serving
+    )
+    metrics.show_router("serving", classifier.digest)
     for engine in engines:
         metrics.watch_engine(engine)
     metrics.adapters_desired.set_function(lambda: len(reconciliation.wanted()))
     gateway = Gateway(
-        settings, metrics, table, classifier, engines, supervisor, desired, reconciliation, rollouts, guard, audit
+        settings,
+        metrics,
+        table,
+        classifier,
+        engines,
+        supervisor,
+        desired,
+        reconciliation,
+        rollouts,
+        guard,
+        audit,
+        shadow,
+        swap,
     )
     reconciliation.follow()
     return gateway
 
 
 def load_classifier(settings: Settings) -> TinyAda:
-    """TinyAda as configured. Raises `SettingsError`."""
+    """The TinyAda that will serve: as configured, or what the store's state has put in its place since.
+
+    Raises `SettingsError`.
+    """
+    router = settings.router
+    if router.shadow is not None:
+        _checked("router.shadow", router.shadow)
+    classifier = _checked("router.path", router.path)
+    if settings.store.path is None:
+        return classifier
     try:
-        return TinyAda.load(settings.router.path)
+        state = Store(settings.store.path.resolve()).read()
+    except StoreError as error:
+        raise SettingsError(f"store.path: {error}") from error
+    configured = SHIPPED if router.path is None else classifier.digest
+    if state.router.configured != configured or state.router.serving == configured:
+        return classifier
+    return _stored_classifier(Routers(settings.store.path.resolve() / "routers"), state, classifier)[0]
+
+
+def _checked(key: str, path: Path | None) -> TinyAda:
+    try:
+        return checked(path)
     except RouterError as error:
-        raise SettingsError(f"router.path: {error}") from error
+        raise SettingsError(f"{key}: {error}") from error
+
+
+def _stored_classifier(routers: Routers, state: State, otherwise: TinyAda) -> tuple[TinyAda, str]:
+    """What the state says should serve, with its name there; `otherwise` where it cannot be loaded."""
+    try:
+        return routers.load(state.router.serving), state.router.serving
+    except RouterError as error:
+        log.error("TinyAda %s cannot be loaded, the configured one serves: %s", state.router.serving, error)
+        return otherwise, SHIPPED
 
 
 def load_versions(settings: Settings) -> list[Version]:

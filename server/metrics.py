@@ -72,6 +72,18 @@ class Metrics:
         self.engine_up = self._gauge("zephyra_engine_up", "1 where the engine answers /health.", ["engine"])
         self.engine_ready = self._gauge("zephyra_engine_ready", "1 where it also has its adapters.", ["engine"])
         self.engine_in_flight = self._gauge("zephyra_engine_requests_in_flight", "Requests forwarded.", ["engine"])
+        self.router_info = self._gauge(
+            "zephyra_router_info", "1 for the TinyAda that serves, and the one in its shadow.", ["role", "digest"]
+        )
+        self.router_swaps = self._counter("zephyra_router_swaps", "TinyAdas put in place, or refused.", ["outcome"])
+        self.shadow = self._counter(
+            "zephyra_shadow_decisions",
+            "Conversations that a second TinyAda decided too: the domain that answered, and the one it would choose.",
+            ["served", "shadow"],
+        )
+        self.shadow_dropped = self._counter(
+            "zephyra_shadow_dropped", "Conversations that the second TinyAda had no time for.", []
+        )
         self.adapters_desired = self._gauge("zephyra_adapters_desired", "Versions that should be loaded.", [])
         self.adapters_loaded = self._gauge("zephyra_adapters_loaded", "Adapters an engine has loaded.", ["engine"])
         self.adapters_drift = self._gauge("zephyra_adapters_drift", "Adapters to load or unload.", ["engine"])
@@ -81,6 +93,8 @@ class Metrics:
         self.decisions_child = lru_cache(maxsize=512)(self.decisions.labels)
         self.tokens_child = lru_cache(maxsize=1024)(self.tokens.labels)
         self.errors_child = lru_cache(maxsize=512)(self.errors.labels)
+        self.shadow_child = lru_cache(maxsize=4096)(self.shadow.labels)
+        self._routers: dict[str, str] = {}
 
     def record(self, call: Call, status: int) -> None:
         """Count a request at its end."""
@@ -136,6 +150,15 @@ class Metrics:
         self.engine_in_flight.labels(engine.url).set_function(lambda: engine.in_flight)
         self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.loaded))
         self.adapters_drift.labels(engine.url).set_function(lambda: engine.drift)
+
+    def show_router(self, role: str, digest: str | None) -> None:
+        """From now on this TinyAda has the role, `serving` or `shadow`."""
+        before = self._routers.pop(role, None)
+        if before is not None:
+            self.router_info.remove(role, before)
+        if digest is not None:
+            self._routers[role] = digest
+            self.router_info.labels(role, digest).set(1)
 
     def render(self) -> bytes:
         """The text exposition format; no I/O."""

@@ -12,7 +12,10 @@ import msgspec
 from adapters.state import Phase, State, StateError, publish
 from adapters.store import Store, StoreError
 from adapters.version import Version
+from router import RouterError
+from server.routers import Routers
 from server.settings import Settings, SettingsError
+from server.swap import configured_state
 
 log = logging.getLogger("zephyra.adapters")
 
@@ -28,9 +31,21 @@ def seed(settings: Settings, configured: Iterable[Version], temporary: Path) -> 
         _claim_base(store, settings.base.model)
         for version in configured:
             _import(store, version)
+        _import_router(store, settings.router.path, shadow=False)
+        _import_router(store, settings.router.shadow, shadow=True)
         return store, store.read()
     except StoreError as error:
         raise SettingsError(f"store.path: {error}") from error
+
+
+def _import_router(store: Store, path: Path | None, shadow: bool) -> None:
+    """Bring a configured TinyAda into the store; what has served in its place since then stays."""
+    key = "router.shadow" if shadow else "router.path"
+    try:
+        ada = Routers(store.root / "routers").bring(path, follow_links=True) if path is not None else None
+        store.change(lambda state: configured_state(state, ada, shadow, time.time()))
+    except (RouterError, StateError) as error:
+        raise SettingsError(f"{key}: {error}") from error
 
 
 def _import(store: Store, version: Version) -> None:

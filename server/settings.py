@@ -86,6 +86,9 @@ class RouterSettings(Section):
     path: Path | None = None
     # Share of routed requests that skip TinyAda and get the base, so that its worth can be measured.
     bypass_share: float = Field(0.0, ge=0, le=1)
+    # Another TinyAda that decides too, after the answer, for comparison only; and the share of requests it gets.
+    shadow: Path | None = None
+    shadow_share: float = Field(1.0, gt=0, le=1)
 
 
 class StoreSettings(Section):
@@ -227,6 +230,7 @@ def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:
 
     absolute(raw.get("base"), "model")
     absolute(raw.get("router"), "path")
+    absolute(raw.get("router"), "shadow")
     absolute(raw.get("store"), "path")
     absolute(raw.get("decisions"), "path")
     absolute(raw.get("access"), "keys_file")
