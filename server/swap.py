@@ -17,7 +17,7 @@ import msgspec
 from adapters.state import RouterState, State, StateError
 from adapters.store import StoreError
 from router import GENERAL, RouterError, TinyAda
-from router.manifest import FILES, MANIFEST, read_manifest
+from router.manifest import MANIFEST, files_of, read_manifest
 from server.audit import Audit
 from server.desired import Desired
 from server.metrics import Metrics
@@ -45,7 +45,7 @@ class Watched:
     def changed(self) -> bool:
         """Whether there are new files, all written; true once for each change."""
         stamps = []
-        for name in (*FILES, MANIFEST):
+        for name in (*files_of(self.path), MANIFEST):
             with contextlib.suppress(OSError):
                 found = (self.path / name).stat()
                 stamps.append((name, found.st_ino, found.st_mtime_ns, found.st_size))
