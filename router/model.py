@@ -37,7 +37,8 @@ class TinyAda:
     def __init__(self, session: InferenceSession, tokenizer: Tokenizer, manifest: Manifest) -> None:
         self.manifest = manifest
         self.statistics: Statistics | None = None
-        self._added: tuple[AddedDomain, ...] = ()
+        # Domains that are there beside the trained ones.
+        self.added: tuple[AddedDomain, ...] = ()
         self.domains = manifest.domains
         self.digest = manifest.digest
         self._session, self._tokenizer = session, tokenizer
@@ -96,10 +97,10 @@ class TinyAda:
         )
         files = {**self.manifest.files, **{domain.name: domain.digest for domain in added}}
         made.manifest, made._policy = replace(self.manifest, policy=policy, files=files), policy
-        made._added = tuple(added)
+        made.added = tuple(added)
         made.domains = (*self.manifest.domains, *limits)
         count = len(self.manifest.labels)
-        made._columns += range(count, count + len(made._added))
+        made._columns += range(count, count + len(made.added))
         made.digest = made.manifest.digest
         return made
 
@@ -144,12 +145,12 @@ class TinyAda:
 
     def _logits(self, ids: NDArray[np.int64]) -> list[float]:
         logits: list[float]
-        if not self._added:
+        if not self.added:
             logits = self._session.run(_LOGITS, self._feeds(ids))[0][0].tolist()
             return logits
         known, features = self._session.run(_BOTH, self._feeds(ids))
         logits = known[0].tolist()
-        return [*logits, *[domain.logit(features[0], logits) for domain in self._added]]
+        return [*logits, *[domain.logit(features[0], logits) for domain in self.added]]
 
     def _feeds(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         feeds = {"ids": ids, **self._by_count(len(ids))}

@@ -61,8 +61,9 @@ def graph(student: Student) -> onnx.ModelProto:
 
     Inputs: ``ids``, int64 (tokens,); ``bias``, the queries' scores by position, float (tokens, heads); ``length``,
     float (1, 1); where the design has pairs of tokens, their buckets ``pairs``, int64 (pairs,), and
-    ``pair_weights``, float (1, pairs), one over the root of their number. Outputs: ``logits``, float (1, labels); ``features``, what
-    the dense layers read, float (1, width); and two constants, ``start`` and ``end``, float (64, heads), from which the caller makes ``bias``.
+    ``pair_weights``, float (1, pairs), one over the root of their number. Outputs: ``logits``, float (1, labels);
+    ``features``, what the dense layers read, float (1, width); and two constants, ``start`` and ``end``, float
+    (64, heads), from which the caller makes ``bias``.
     """
     design = student.design
     build = _Graph()
