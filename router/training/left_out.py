@@ -36,7 +36,7 @@ TOKENS = 36_000
 def train_without(
     domain: str, rows: Sequence[Prompt], every: Sequence[str], vectors: NDArray[np.float32], out: Path, epochs: int
 ) -> None:
-    """Train the student that does not know ``domain``, and write it to ``out``. ``vectors`` has a row for each of ``every``."""
+    """Train the student without ``domain``, and write it to ``out``. ``vectors`` has a row for each of ``every``."""
     known = [row for row in rows if row.domain != domain]
     encoder, words = _encoder_tokens(), WORDS.read_text(encoding="utf-8").split()
     tokens = vocabulary.build(known, encoder, words, TOKENS)
