@@ -25,7 +25,7 @@ LEAST, MOST = 16, 1_000
 CHANGED, SERVED = 0.01, 0.005
 """Shares of the known classes' prompts that may go to the new domain, and that may be served by it."""
 
-LEAST_RECALL = 0.5
+LEAST_RECALL = 0.3
 """Share of the examples that must find the new domain when it is made without them."""
 
 _APART = 0.2  # how far each centre is from the mean of the examples, as a share of its example's distance

@@ -6,7 +6,8 @@
 For each domain the TinyAda that does not know it gets 32 of its prompts in ``--data``, drawn at random, and decides
 all others. ``recall``: share of the domain's remaining prompts that go to it (``served``: and are not abstained from).
 ``loss``: macro-F1 of the other domains, over their prompts alone, without the addition minus with it. Means over
-the draws; ``least`` and ``most`` are the worst draw.
+the draws; ``least`` and ``most`` are the worst draw. ``refused`` draws, whose examples told nothing apart, count as
+no recall and no loss.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from time import perf_counter
 from typing import Annotated, Any
 
 from router.decision import Decision
+from router.errors import RouterError
 from router.model import TinyAda
 from router.training.balance import REJECTED
 from router.training.collect import Prompt, read
@@ -33,11 +35,14 @@ def measure(domain: str, rows: Sequence[Prompt], weights: Path, count: int, draw
     own = [row for row in rows if row.domain == domain]
     others = [row for row in rows if row.domain != domain]
     before = _macro(others, [ada.route(row.text) for row in others], domain)
-    recalls, served, losses, seconds = [], [], [], []
+    recalls, served, losses, seconds, refused = [], [], [], [], 0
     for draw in range(draws):
         chosen = set(random.Random(draw).sample(range(len(own)), count))
         began = perf_counter()
-        found = ada.with_domains([ada.domain(domain, [own[i].text for i in sorted(chosen)])])
+        try:
+            found = ada.with_domains([ada.domain(domain, [own[i].text for i in sorted(chosen)])])
+        except RouterError:
+            found, refused = ada, refused + 1
         seconds.append(perf_counter() - began)
         decisions = [found.route(row.text) for i, row in enumerate(own) if i not in chosen]
         recalls.append(sum(decision.domain == domain for decision in decisions) / len(decisions))
@@ -46,6 +51,7 @@ def measure(domain: str, rows: Sequence[Prompt], weights: Path, count: int, draw
         losses.append(before - _macro(others, [found.route(row.text) for row in others], domain))
     return {
         "prompts": len(own) - count,
+        "refused": refused,
         "recall": _mean(recalls),
         "least_recall": round(min(recalls), 4),
         "served": _mean(served),
