@@ -74,6 +74,8 @@ class AdapterState(msgspec.Struct, frozen=True):
     """One public name. Weights map a version's digest to its share; they need not add up to 100."""
 
     domain: str | None = None
+    # The digest of the examples that teach the router this domain; None where the router knows it.
+    examples: str | None = None
     weights: dict[str, int] = {}
     # The weights before the last change of route, for `rollback`.
     previous: dict[str, int] = {}
@@ -147,6 +149,7 @@ def publish(
     now: float,
     *,
     domain: str | None = None,
+    examples: str | None = None,
     activate: bool = True,
     configured: bool = False,
 ) -> State:
@@ -159,6 +162,8 @@ def publish(
             raise StateError(f"{name!r} serves the domain {adapter.domain!r}; leave 'domain' out, or remove it first.")
         _check_domain_is_free(state, name, domain)
         adapter = msgspec.structs.replace(adapter, domain=domain)
+    if examples is not None:
+        adapter = msgspec.structs.replace(adapter, examples=examples)
     version = adapter.versions.get(digest)
     if version is not None and version.removing:
         raise StateError(f"{name}@{digest} is being removed; publish it again once it is gone.")
@@ -213,7 +218,9 @@ def remove(state: State, name: str, now: float) -> State:
     adapter = state.adapter(name)
     for digest in adapter.versions:
         adapter = _removing(adapter, digest, now)
-    adapter = msgspec.structs.replace(adapter, domain=None, weights={}, previous={}, target=None, removing=True)
+    adapter = msgspec.structs.replace(
+        adapter, domain=None, examples=None, weights={}, previous={}, target=None, removing=True
+    )
     forgotten = state.forgotten
     if adapter.configured is not None:
         forgotten = {**forgotten, name: adapter.configured}

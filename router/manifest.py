@@ -18,6 +18,8 @@ FORMAT = 1
 MANIFEST, MODEL, TABLES, VOCABULARY = "manifest.json", "model.onnx", "tables.bin", "vocabulary.txt"
 FILES = (MODEL, TABLES, VOCABULARY)
 """``tables.bin`` holds the model's large constants, which onnxruntime maps into memory rather than reads."""
+STATISTICS = "statistics.npz"
+"""There where domains can be added from examples (`router.added`)."""
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -96,11 +98,16 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, last and whole, with the digests of the files beside it."""
-    files = {name: _sha256(directory / name) for name in FILES}
+    files = {name: _sha256(directory / name) for name in files_of(directory)}
     stored = {**asdict(manifest), "files": files}
     temporary = directory / (MANIFEST + ".part")
     temporary.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(directory / MANIFEST)
+
+
+def files_of(directory: Path) -> tuple[str, ...]:
+    """The files beside the manifest, the optional one included where it is there."""
+    return (*FILES, STATISTICS) if (directory / STATISTICS).is_file() else FILES
 
 
 def _check(manifest: Manifest, directory: Path) -> None:
@@ -116,7 +123,7 @@ def _check(manifest: Manifest, directory: Path) -> None:
         raise RouterError(f"{where}: policy.temperature must be above 0")
     if not manifest.smoke:
         raise RouterError(f"{where}: smoke must hold at least one (text, domain) pair")
-    for name in FILES:
+    for name in (*FILES, *([STATISTICS] if STATISTICS in manifest.files else [])):
         if not (directory / name).is_file():
             raise RouterError(f"{directory} lacks {name}")
         if _sha256(directory / name) != manifest.files.get(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from math import exp, isfinite
 from pathlib import Path
 from threading import Lock
@@ -14,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
+from router.added import LEAST, MOST, AddedDomain, Statistics, fit
 from router.conversation import Scores, fold, user_texts
 from router.decision import GENERAL, Decision
 from router.errors import RouterError
-from router.manifest import MODEL, SHIPPED, VOCABULARY, Manifest, read_manifest
+from router.manifest import MODEL, SHIPPED, STATISTICS, VOCABULARY, Manifest, read_manifest
 from router.tokenization import Tokenizer, window
 
 OUTLIER, FOLLOWUP = "outlier", "followup"
 """Outputs of the model that are no domains: text no adapter should get, and text that leans on earlier turns."""
 
-_LOGITS = ["logits"]
+_LOGITS, _BOTH = ["logits"], ["logits", "features"]
 _LONGEST = 2048  # tokens read; a window has fewer, unless it is full of signs that unfold into many letters
 _KEPT_COUNTS = 300
 _ODD = ("", "\x00\ud800", "a" * 5_000, "\n" * 5_000, "مرحبا 😀 " * 200)
@@ -34,6 +36,9 @@ class TinyAda:
 
     def __init__(self, session: InferenceSession, tokenizer: Tokenizer, manifest: Manifest) -> None:
         self.manifest = manifest
+        self.statistics: Statistics | None = None
+        # Domains that are there beside the trained ones.
+        self.added: tuple[AddedDomain, ...] = ()
         self.domains = manifest.domains
         self.digest = manifest.digest
         self._session, self._tokenizer = session, tokenizer
@@ -64,7 +69,50 @@ class TinyAda:
             raise RouterError(
                 f"{directory}: the model has {outputs} outputs, the manifest {len(manifest.labels)} labels"
             )
+        if STATISTICS in manifest.files:
+            ada.statistics = Statistics.read(directory / STATISTICS)
         return ada
+
+    def domain(self, name: str, examples: Sequence[str]) -> AddedDomain:
+        """A class for a domain that is not known, from examples; takes milliseconds. Raises `RouterError`.
+
+        It is of use for this TinyAda alone, through `with_domains`.
+        """
+        if name in self.manifest.labels:
+            raise RouterError(f"{name!r} is a domain that this TinyAda knows; it needs no examples")
+        texts = list(dict.fromkeys(text.strip() for text in examples if text.strip()))
+        if not LEAST <= len(texts) <= MOST:
+            raise RouterError(f"a domain needs {LEAST} to {MOST} different examples, not {len(texts)}")
+        if self.statistics is None:
+            raise RouterError(f"this TinyAda has no {STATISTICS}: train it again with this version of zephyra")
+        found = np.stack([self.features(text)[0] for text in texts])
+        return fit(name, found, self.statistics, self._policy.temperature, self.manifest.digest, texts)
+
+    def with_domains(self, added: Sequence[AddedDomain]) -> TinyAda:
+        """This TinyAda, which stays as it is, and further domains; none takes earlier additions away."""
+        made = TinyAda(self._session, self._tokenizer, self.manifest)
+        made.statistics = self.statistics
+        if not added:
+            return made
+        limits = {domain.name: domain.threshold for domain in added}
+        policy = replace(
+            self.manifest.policy,
+            thresholds={**self.manifest.policy.thresholds, **limits},
+            mentions={**self.manifest.policy.mentions, **{name: min(0.35, limit) for name, limit in limits.items()}},
+        )
+        files = {**self.manifest.files, **{domain.name: domain.digest for domain in added}}
+        made.manifest, made._policy = replace(self.manifest, policy=policy, files=files), policy
+        made.added = tuple(added)
+        made.domains = (*self.manifest.domains, *limits)
+        count = len(self.manifest.labels)
+        made._columns += range(count, count + len(made.added))
+        made.digest = made.manifest.digest
+        return made
+
+    def features(self, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the student pools from a text, shape (features,), and its logits, shape (labels,)."""
+        logits, features = self._session.run(_BOTH, self._feeds(self._tokenizer.encode(text)[:_LONGEST]))
+        return features[0], logits[0]
 
     def route(self, text: str, allowed: Container[str] | None = None) -> Decision:
         """The decision for one text; ``allowed`` restricts the domains (`general` always is)."""
@@ -101,9 +149,16 @@ class TinyAda:
         return scores
 
     def _logits(self, ids: NDArray[np.int64]) -> list[float]:
-        feeds = self._inputs.get(len(ids)) or self._by_count(len(ids))
-        logits: list[float] = self._session.run(_LOGITS, {"ids": ids, **feeds})[0][0].tolist()
-        return logits
+        logits: list[float]
+        if not self.added:
+            logits = self._session.run(_LOGITS, self._feeds(ids))[0][0].tolist()
+            return logits
+        known, features = self._session.run(_BOTH, self._feeds(ids))
+        logits = known[0].tolist()
+        return [*logits, *[domain.logit(features[0], logits) for domain in self.added]]
+
+    def _feeds(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {"ids": ids, **(self._inputs.get(len(ids)) or self._by_count(len(ids)))}
 
     def _by_count(self, count: int) -> dict[str, NDArray[Any]]:
         """The inputs that depend on the number of tokens alone; kept for short texts."""

@@ -1,6 +1,7 @@
 """/admin: adapters published, routed, rolled back and removed while traffic flows."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from adapters.state import RISING, Phase, State, StateError, UnknownAdapter
 from adapters.store import StoreError
 from adapters.validation import AdapterError, check_name
 from adapters.version import digest as digest_of
+from router import RouterError
 from server.admin_access import administrator
 from server.admin_schema import (
     AdapterList,
@@ -35,6 +37,8 @@ Administrator = Annotated[str, Depends(administrator)]
 Wait = Annotated[bool, Query(description="Answer only once the outcome is known.")]
 WAIT_SECONDS = 600.0
 POLL_SECONDS = 0.02
+# The names that a domain from examples can have.
+DOMAIN = re.compile(r"(?!(general|outlier|followup)$)[a-z0-9][a-z0-9_-]{0,62}")
 
 
 @router.get("/adapters", summary="Every adapter, its route and its versions")
@@ -61,6 +65,7 @@ async def publish_version(
     source = source_directory(gateway, publication.path, AdapterRefused)
     try:
         await asyncio.to_thread(check_files, source, gateway.rollouts.limits)
+        examples = await _examples(gateway, publication)
         _check_capacity(gateway, name, await asyncio.to_thread(digest_of, source))
         digest = await asyncio.to_thread(gateway.desired.store.publish, name, source)
     except (AdapterError, StoreError) as error:
@@ -73,7 +78,13 @@ async def publish_version(
             "publish",
             name,
             lambda state: transitions.publish(
-                state, name, digest, time.time(), domain=publication.domain, activate=publication.activate
+                state,
+                name,
+                digest,
+                time.time(),
+                domain=publication.domain,
+                examples=examples,
+                activate=publication.activate,
             ),
             detail=f"{name}@{digest} from {publication.path}",
         )
@@ -156,9 +167,32 @@ def _check_publication(gateway: Gateway, name: str, publication: Publication) ->
     if name in RESERVED_NAMES | {names.base, names.resolve}:
         raise AdapterRefused(f"adapter name {name!r} is reserved: choose another", "name")
     domain = publication.domain
-    if domain is not None and (domain == "general" or domain not in gateway.classifier.domains):
-        known = ", ".join(known for known in gateway.classifier.domains if known != "general")
-        raise AdapterRefused(f"'domain': adapters can serve {known}; not {domain!r}", "domain")
+    trained = gateway.trained.domains
+    if publication.examples is not None and (domain is None or domain in trained or not DOMAIN.fullmatch(domain)):
+        raise AdapterRefused(
+            "'examples' need a 'domain' that TinyAda does not know, a name of a to z, 0 to 9, _ and -", "examples"
+        )
+    adapter = gateway.desired.state.adapters.get(name)
+    brought = publication.examples is not None or (adapter is not None and adapter.domain == domain)
+    if domain is not None and (domain == "general" or (domain not in trained and not brought)):
+        known = ", ".join(known for known in trained if known != "general")
+        raise AdapterRefused(
+            f"'domain': adapters can serve {known}; not {domain!r}, unless 'examples' teach it", "domain"
+        )
+
+
+async def _examples(gateway: Gateway, publication: Publication) -> str | None:
+    """Store a new domain's examples once TinyAda has made a class of them; their digest. Raises `AdapterRefused`."""
+    if publication.examples is None or publication.domain is None:
+        return None
+    try:
+        digest = await asyncio.to_thread(gateway.added.keep, publication.examples)
+        await asyncio.to_thread(gateway.added.made, gateway.trained, publication.domain, digest)
+    except RouterError as error:
+        raise AdapterRefused(f"'examples': {error}", "examples") from error
+    except OSError as error:
+        raise StoreUnavailable(f"The adapter store cannot be changed: {error}") from error
+    return digest
 
 
 def source_directory(gateway: Gateway, text: str, refusal: type[InvalidRequest]) -> Path:

@@ -15,6 +15,9 @@ class Publication(BaseModel):
 
     path: str = Field(description="Absolute path, on the gateway's machine, of the directory with the adapter's files.")
     domain: str | None = Field(None, description="The domain of TinyAda that the adapter is to serve.")
+    examples: list[str] | None = Field(
+        None, description="16 or more prompts, where TinyAda does not know the domain: it learns it from them."
+    )
     activate: bool = Field(True, description="Give it the whole route once it is verified.")
 
 

@@ -1,5 +1,6 @@
 """`zephyra adapters`: the adapters of a running gateway, through its /admin."""
 
+import json
 import urllib.parse
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,12 +32,17 @@ def publish(
     name: Name,
     path: Annotated[Path, typer.Argument(help="Directory with the adapter's files, on the gateway's machine.")],
     domain: Annotated[str | None, typer.Option(help="The domain of TinyAda it is to serve.")] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="16 or more prompts, one JSON object a line, for a domain TinyAda lacks.")
+    ] = None,
     activate: Annotated[bool, typer.Option(help="Give it the whole route once it is verified.")] = True,
     wait: Annotated[bool, typer.Option(help="Return only once it is verified.")] = True,
     url: Url = GATEWAY,
 ) -> None:
     """Publish a version: checked, loaded on every engine, verified there, then routed to."""
-    body = {"path": str(path.resolve()), "domain": domain, "activate": activate}
+    body: dict[str, Any] = {"path": str(path.resolve()), "domain": domain, "activate": activate}
+    if examples is not None:
+        body["examples"] = _prompts(examples)
     outcome = _ask(url, "POST", f"/{_quoted(name)}/versions?wait={str(wait).lower()}", body)
     typer.echo(f"{outcome['adapter']}@{outcome['version']}  {outcome['phase']}  {outcome['reason']}".rstrip())
 
@@ -72,6 +78,15 @@ def remove(
     """Remove an adapter, or one version that is not served."""
     _ask(url, "DELETE", f"/{_quoted(name)}" + (f"/versions/{_quoted(version)}" if version else ""))
     typer.echo(f"{name}{'@' + version if version else ''} drains and is then removed")
+
+
+def _prompts(path: Path) -> list[str]:
+    """The `text` or `prompt` of each line of a JSONL file."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [str(row.get("text") or row["prompt"]) for row in rows]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        fail(f"{path}: each line must be a JSON object with 'text' or 'prompt' ({error!r})")
 
 
 def _show(adapter: dict[str, Any]) -> None:

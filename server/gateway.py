@@ -16,6 +16,7 @@ from adapters.store import ZERO, Store, StoreError
 from adapters.version import Version, read_version
 from adapters.zero import write_zero_adapter
 from router import RouterError, TinyAda
+from server.added_domains import AddedDomains
 from server.audit import Audit
 from server.desired import Desired
 from server.discovery import Discovery
@@ -44,6 +45,9 @@ class Gateway:
     metrics: Metrics
     table: RouteTable
     classifier: TinyAda
+    # TinyAda without the domains that adapters brought along.
+    trained: TinyAda
+    added: AddedDomains
     engines: list[Engine]
     supervisor: Supervisor | None
     desired: Desired
@@ -74,12 +78,15 @@ class Gateway:
                 len(table.versions),
                 slots,
             )
+        # A domain and its route come and go together: nothing runs between these two lines.
+        self.classifier = self.added.with_served(self.trained, self.desired.state, table, self.classifier)
         self.table = table
         self.guard.watch(table)
 
     def put_router(self, classifier: TinyAda) -> None:
         """Requests from now on ask this TinyAda."""
-        self.classifier = classifier
+        self.trained = classifier
+        self.classifier = self.added.with_served(classifier, self.desired.state, self.table, classifier)
         self.metrics.show_router("serving", classifier.digest)
         self.metrics.router_swaps.labels("served").inc()
         log.info("TinyAda %s serves, with the domains %s", classifier.digest, ", ".join(classifier.domains))
@@ -87,9 +94,15 @@ class Gateway:
     def follow(self) -> None:
         """The desired state changed: act on it now."""
         self.reconciliation.follow()
+        self._follow_examples()
         self.reconciliation.wake()
         self.rollouts.wake()
         self.swap.wake()
+
+    def _follow_examples(self) -> None:
+        """New examples of an adapter whose route stays as it is."""
+        self.classifier = self.added.with_served(self.trained, self.desired.state, self.table, self.classifier)
+        self.added.prune(self.desired.state)
 
     def missing(self) -> list[str]:
         """What stands between now and being ready; empty when ready."""
@@ -223,6 +236,8 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         metrics,
         table,
         classifier,
+        classifier,
+        AddedDomains(store.root / "examples"),
         engines,
         supervisor,
         desired,

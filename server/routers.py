@@ -18,7 +18,7 @@ from pathlib import Path
 from adapters.state import VERSION
 from adapters.store import LEFTOVER_SECONDS
 from router import RouterError, TinyAda
-from router.manifest import FILES, MANIFEST, read_manifest
+from router.manifest import MANIFEST, files_of, read_manifest
 
 # The digest that stands for the TinyAda every gateway brings along.
 SHIPPED = ""
@@ -44,7 +44,7 @@ class Routers:
             self.root.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
             try:
-                for name in (*FILES, MANIFEST):
+                for name in (*files_of(source), MANIFEST):
                     _copy(source / name, work / name, follow_links)
                 work.chmod(0o755)
                 checked(work)

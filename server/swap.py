@@ -17,7 +17,8 @@ import msgspec
 from adapters.state import RouterState, State, StateError
 from adapters.store import StoreError
 from router import GENERAL, RouterError, TinyAda
-from router.manifest import FILES, MANIFEST, read_manifest
+from router.manifest import MANIFEST, files_of, read_manifest
+from server.added_domains import lacking
 from server.audit import Audit
 from server.desired import Desired
 from server.metrics import Metrics
@@ -45,7 +46,7 @@ class Watched:
     def changed(self) -> bool:
         """Whether there are new files, all written; true once for each change."""
         stamps = []
-        for name in (*FILES, MANIFEST):
+        for name in (*files_of(self.path), MANIFEST):
             with contextlib.suppress(OSError):
                 found = (self.path / name).stat()
                 stamps.append((name, found.st_ino, found.st_mtime_ns, found.st_size))
@@ -127,7 +128,9 @@ class RouterSwap:
             raise StateError("No other TinyAda has served here; there is none to go back to.")
         ada = await asyncio.to_thread(self.routers.load, before.previous)
         digest = before.previous
-        await self.desired.change(lambda state: serving_state(state, digest, ada.domains, time.time()))
+        await self.desired.change(
+            lambda state: serving_state(state, digest, ada.domains, time.time(), ada.statistics is not None)
+        )
         self.audit.record(who, "roll back router", "", before.serving, digest)
         await self.follow(ada)
 
@@ -169,14 +172,16 @@ class RouterSwap:
             return None
 
     async def _change(
-        self, who: str, what: str, source: Path, change: Callable[[State, str, Iterable[str], float], State]
+        self, who: str, what: str, source: Path, change: Callable[[State, str, Iterable[str], float, bool], State]
     ) -> None:
         before = self.desired.state.router
         shadow = change is shadow_state
         was = before.shadow if shadow else before.serving
         try:
             ada = await asyncio.to_thread(self.routers.bring, source)
-            await self.desired.change(lambda state: change(state, ada.digest, ada.domains, time.time()))
+            await self.desired.change(
+                lambda state: change(state, ada.digest, ada.domains, time.time(), ada.statistics is not None)
+            )
         except (RouterError, StateError) as error:
             self._refuse(who, what, was, source, error)
             raise
@@ -208,17 +213,16 @@ class RouterSwap:
             await self.follow(ada)
 
 
-def serving_state(state: State, digest: str, domains: Iterable[str], now: float) -> State:
-    """The state in which this TinyAda serves. Raises `StateError` where adapters serve domains that it lacks."""
+def serving_state(state: State, digest: str, domains: Iterable[str], now: float, can_add: bool = False) -> State:
+    """The state in which this TinyAda serves; `can_add`: domains can be added to it from examples.
+
+    Raises `StateError` where adapters serve domains that it lacks.
+    """
     known = {*domains, GENERAL}
-    lacking = sorted(
-        f"{adapter.domain!r} ({name})"
-        for name, adapter in state.adapters.items()
-        if adapter.domain is not None and adapter.domain not in known and not adapter.removing
-    )
-    if lacking:
+    absent = lacking(state, known, can_add)
+    if absent:
         raise StateError(
-            f"This TinyAda knows no {', '.join(lacking)}; its domains are {', '.join(sorted(known))}. "
+            f"This TinyAda knows no {', '.join(absent)}; its domains are {', '.join(sorted(known))}. "
             "Remove these adapters first, or train it with these domains."
         )
     if digest == state.router.serving:
@@ -227,7 +231,7 @@ def serving_state(state: State, digest: str, domains: Iterable[str], now: float)
     return msgspec.structs.replace(state, router=router)
 
 
-def shadow_state(state: State, digest: str, domains: Iterable[str], now: float) -> State:
+def shadow_state(state: State, digest: str, domains: Iterable[str], now: float, can_add: bool = False) -> State:
     """The state in which this TinyAda is the shadow; with "" there is none. Its domains may be others."""
     return msgspec.structs.replace(state, router=msgspec.structs.replace(state.router, shadow=digest))
 
@@ -246,6 +250,6 @@ def configured_state(state: State, ada: TinyAda | None, shadow: bool, now: float
         return msgspec.structs.replace(state, router=msgspec.structs.replace(state.router, configured_shadow=digest))
     if router.configured == digest:
         return state
-    known = ada.domains if ada is not None else TinyAda.load().domains
-    state = serving_state(state, digest, known, now)
+    found = ada if ada is not None else TinyAda.load()
+    state = serving_state(state, digest, found.domains, now, found.statistics is not None)
     return msgspec.structs.replace(state, router=msgspec.structs.replace(state.router, configured=digest))

@@ -61,8 +61,9 @@ def graph(student: Student) -> onnx.ModelProto:
 
     Inputs: ``ids``, int64 (tokens,); ``bias``, the queries' scores by position, float (tokens, heads); ``length``,
     float (1, 1); where the design has pairs of tokens, ``pair_weights``, float (1, pairs), one over the root of their
-    number. Outputs: ``logits``, float (1, labels); and two constants, ``start`` and ``end``, float (64, heads), from
-    which the caller makes ``bias``. Each further input costs a call more than several small nodes do.
+    number. Outputs: ``logits``, float (1, labels); ``features``, what the dense layers read, float (1, width); and two
+    constants, ``start`` and ``end``, float (64, heads), from which the caller makes ``bias``. Each further input costs
+    a call more than several small nodes do.
     """
     design = student.design
     build = _Graph()
@@ -82,7 +83,7 @@ def graph(student: Student) -> onnx.ModelProto:
     features = build.node(
         "LayerNormalization", features, build.tensor(norm.weight), build.tensor(norm.bias), axis=-1, epsilon=norm.eps
     )
-    features = build.node("Concat", features, "length", axis=1)
+    features = build.node("Concat", features, "length", axis=1, output="features")
     inner = build.node("Cast", build.half(student.inner.weight.T), to=TensorProto.FLOAT)
     hidden = build.node("Relu", build.node("Gemm", features, inner, build.tensor(student.inner.bias)))
     outer = build.tensor(student.outer.weight.T)
@@ -146,6 +147,7 @@ class _Graph:
         if student.design.pair_buckets:
             typed.append(helper.make_tensor_value_info("pair_weights", TensorProto.FLOAT, [1, None]))
         results = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, student.outer.out_features])]
+        results.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, student.inner.in_features]))
         results += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [REACH, heads]) for name in ("start", "end")]
         made = helper.make_graph(self._nodes, "tinyada", typed, results, self._constants)
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

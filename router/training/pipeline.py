@@ -68,7 +68,7 @@ def train(
     began = time.time()
     torch.set_num_threads(1)
     work = work or out.with_name(out.name + ".work")
-    rows = _corpus(data, exclude or [], work, own_prompts)
+    rows = corpus(data, exclude or [], work, own_prompts)
     names = labels(rows)
     rows, soft = _teacher_stage(rows, names, work, teacher_name, samples, unlabelled or [], seed)
     tokenizer, vectors = _vocabulary_stage(work, width)
@@ -107,7 +107,7 @@ def train(
     return trained
 
 
-def _corpus(data: Sequence[Path], exclude: Sequence[Path], work: Path, own_prompts: bool) -> list[Prompt]:
+def corpus(data: Sequence[Path], exclude: Sequence[Path], work: Path, own_prompts: bool) -> list[Prompt]:
     if (work / "corpus.json").is_file():
         return load_corpus(work / "corpus.jsonl")
     given = [row for path in data for row in read(path)]
