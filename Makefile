@@ -1,5 +1,5 @@
 # make serve: set up and run the whole system.  make test: set up and pass the tests.
-.PHONY: env serve test lint types lock clean
+.PHONY: env system serve test lint types lock clean
 .DEFAULT_GOAL := serve
 
 env:
@@ -8,7 +8,10 @@ env:
 serve: env
 	@.venv/bin/zephyra serve $(ARGS)
 
-test: env
+system:
+	@bash deploy/system.sh
+
+test: env system
 	.venv/bin/pytest $(ARGS)
 
 lint: env

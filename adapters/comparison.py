@@ -28,8 +28,9 @@ from torch import nn
 
 from adapters import dataset, evaluation, lora
 from adapters.dataset import Example
+from adapters.evaluation import BASE
 from adapters.exams import EXAMS, questions
-from adapters.generation import BASE, LocalModels
+from adapters.generation import LocalModels
 from adapters.training import Order, TrainSettings, answer_loss, rate
 
 TRAINED_ARMS = ("base", "full-sequential", "full-mixed", "lora-mixed", "lora-per-domain")
@@ -37,13 +38,14 @@ LETTERS = {
     "base": "a", "full-sequential": "b", "full-mixed": "c", "lora-mixed": "d",
     "oracle": "e", "resolve": "f", "random": "g",
 }  # fmt: skip
-LORA_RATE, FULL_RATE = 3e-3, 5e-4
-PER_DOMAIN = 4000  # training questions
+LORA_RATE, FULL_RATE = 3e-3, 1.5e-3
+BATCH_ROWS = 2  # of 256 tokens
+PER_DOMAIN = 1000  # training questions
 
 
 def fit(model: nn.Module, tokenizer: Any, examples: list[Example], steps: int, learning_rate: float, seed: int) -> None:
     """Train whatever of `model` asks for a gradient, for `steps` steps."""
-    settings = TrainSettings(steps=steps, seed=seed, learning_rate=learning_rate)
+    settings = TrainSettings(steps=steps, seed=seed, learning_rate=learning_rate, batch_rows=BATCH_ROWS)
     order, parameters = Order(examples, settings), lora.trainable(model)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     model.train()

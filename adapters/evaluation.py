@@ -12,6 +12,7 @@ from typing import Any
 
 from adapters.exams import EXAMS, Question, questions
 
+BASE = "base"  # the name under which the bare base answers
 Ask = Callable[[str, Sequence[str]], list[str]]
 Matrix = dict[str, dict[str, float]]
 

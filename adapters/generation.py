@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from adapters import files, lora
+from adapters.evaluation import BASE
 
 BATCH = 64
-BASE = "base"  # the name under which the bare base answers
 
 
 class LocalModels:

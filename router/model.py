@@ -47,7 +47,6 @@ class TinyAda:
         self._columns = [labels.index(domain) for domain in self.domains]
         self._outlier = labels.index(OUTLIER) if OUTLIER in labels else None
         self._followup = labels.index(FOLLOWUP) if FOLLOWUP in labels else None
-        self._pair_buckets = manifest.pair_buckets
         self._inputs: dict[int, dict[str, NDArray[Any]]] = {}
         self._start, self._end = _position_scores(session, bool(manifest.pair_buckets))
         self._cache = _Cache(4096)
@@ -58,7 +57,13 @@ class TinyAda:
         directory = SHIPPED if path is None else Path(path)
         manifest = read_manifest(directory)
         tokenizer = Tokenizer.load(directory / VOCABULARY)
-        ada = cls(_session(directory / MODEL), tokenizer, manifest)
+        session = _session(directory / MODEL)
+        inputs = {"ids", "bias", "length", *(("pair_weights",) if manifest.pair_buckets else ())}
+        if {each.name for each in session.get_inputs()} != inputs:
+            raise RouterError(
+                f"{directory}: the model must take {sorted(inputs)}; export it with this version of zephyra"
+            )
+        ada = cls(session, tokenizer, manifest)
         outputs = len(ada._logits(tokenizer.encode("hello")))
         if outputs != len(manifest.labels):
             raise RouterError(
@@ -106,7 +111,8 @@ class TinyAda:
 
     def features(self, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What the student pools from a text, shape (features,), and its logits, shape (labels,)."""
-        logits, features = self._session.run(_BOTH, self._feeds(self._tokenizer.encode(text)[:_LONGEST]))
+        ids = self._tokenizer.encode(text)[:_LONGEST]
+        logits, features = self._session.run(_BOTH, {"ids": ids, **self._by_count(len(ids))})
         return features[0], logits[0]
 
     def route(self, text: str, allowed: Container[str] | None = None) -> Decision:
@@ -144,33 +150,26 @@ class TinyAda:
         return scores
 
     def _logits(self, ids: NDArray[np.int64]) -> list[float]:
+        feeds = self._inputs.get(len(ids)) or self._by_count(len(ids))
         logits: list[float]
         if not self.added:
-            logits = self._session.run(_LOGITS, self._feeds(ids))[0][0].tolist()
+            logits = self._session.run(_LOGITS, {"ids": ids, **feeds})[0][0].tolist()
             return logits
-        known, features = self._session.run(_BOTH, self._feeds(ids))
+        known, features = self._session.run(_BOTH, {"ids": ids, **feeds})
         logits = known[0].tolist()
         return [*logits, *[domain.logit(features[0], logits) for domain in self.added]]
 
-    def _feeds(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        feeds = {"ids": ids, **self._by_count(len(ids))}
-        if self._pair_buckets:
-            feeds["pairs"] = (ids[:-1] * 31_337 + ids[1:] * 15_487_469) % self._pair_buckets
-        return feeds
-
     def _by_count(self, count: int) -> dict[str, NDArray[Any]]:
         """The inputs that depend on the number of tokens alone; kept for short texts."""
-        found = self._inputs.get(count)
-        if found is None:
-            found = {
-                "bias": self._start[:count] + self._end[-count:],
-                "length": np.full((1, 1), np.log1p(count) / 4, np.float32),
-            }
-            if self._pair_buckets:
-                found["pair_weights"] = np.full((1, count - 1), 1 / np.sqrt(max(1, count - 1)), np.float32)
-            if count <= _KEPT_COUNTS:
-                self._inputs[count] = found
-        return found
+        made = {
+            "bias": self._start[:count] + self._end[-count:],
+            "length": np.full((1, 1), np.log1p(count) / 4, np.float32),
+        }
+        if self.manifest.pair_buckets:
+            made["pair_weights"] = np.full((1, count - 1), 1 / np.sqrt(max(1, count - 1)), np.float32)
+        if count <= _KEPT_COUNTS:
+            self._inputs[count] = made
+        return made
 
     def _score(self, text: str) -> Scores:
         ids = self._tokenizer.encode(text)[:_LONGEST]
@@ -220,10 +219,11 @@ class TinyAda:
 def _position_scores(session: InferenceSession, pairs: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The queries' scores by distance from the beginning and from the end, each (`_LONGEST`, heads)."""
     heads = session.get_inputs()[1].shape[1]
-    one = np.zeros(1, dtype=np.int64)
-    paired = {"pairs": one, "pair_weights": np.zeros((1, 1), np.float32)}
-    feeds = {"ids": one, "bias": np.zeros((1, heads), np.float32), "length": np.zeros((1, 1), np.float32)}
-    start, end = session.run(["start", "end"], {**feeds, **(paired if pairs else {})})
+    feeds = {"ids": np.zeros(2, np.int64), "bias": np.zeros((2, heads), np.float32)}
+    feeds |= {"length": np.zeros((1, 1), np.float32)}
+    if pairs:
+        feeds |= {"pair_weights": np.zeros((1, 1), np.float32)}
+    start, end = session.run(["start", "end"], feeds)
     reach = np.minimum(np.arange(_LONGEST), len(start) - 1)
     return start[reach], end[reach[::-1]]
 

@@ -27,8 +27,9 @@ class Spelling:
                 hashes.extend(forms)
                 ids.extend([number] * len(forms))
         order = np.lexsort((ids, hashes))
-        self._hashes = np.frombuffer(hashes, dtype=np.uint32)[order] if hashes else np.zeros(0, np.uint32)
-        self._ids = np.frombuffer(ids, dtype=np.uint32)[order] if ids else np.zeros(0, np.uint32)
+        small = np.uint16 if not ids or max(ids) < 2**16 else np.uint32
+        self._hashes = np.array(hashes, dtype=np.uint32)[order]
+        self._ids = np.array(ids, dtype=small)[order]
         # Equal hashes: the search lands on the first, which has the lowest id.
 
     def correct(self, word: str) -> int | None:

@@ -2,4 +2,6 @@
 
 from server.cli import app
 
-app()
+# Each worker of `--workers` imports this module again.
+if __name__ == "__main__":
+    app()

@@ -6,8 +6,7 @@ import hmac
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -44,15 +43,16 @@ class Tenant:
         tokens = Bucket(key.tokens_per_minute) if key.tokens_per_minute else None
         return cls(key, 0, requests, tokens)
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count a request in and out. Raises `RateLimited`."""
+    def admitted(self) -> Self:
+        """A context that counts a request in and out; entering it raises `RateLimited`."""
+        return self
+
+    def __enter__(self) -> None:
         self._check_rate()
         self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.running -= 1
 
     def check(self, request: RoutedRequest) -> RoutedRequest:
         """The request within the key's sizes, its output bounded. Raises `PromptTooLarge`, `InvalidRequest`."""

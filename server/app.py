@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,18 +14,22 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from server import admin, admin_router, models, route
+from server import admin, admin_router, admin_watch, models, route
 from server.access import Access
 from server.apis import APIS
+from server.console import pages
 from server.decisions import open_log
 from server.endpoints import Gates, RoutedEndpoint
 from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
 from server.openapi import routed_paths
 from server.settings import Settings
+from server.snapshots import WRITE_SECONDS, Snapshots
 from server.tracing import open_tracing
+from server.workers import Worker
 
 log = logging.getLogger("zephyra")
 
@@ -34,6 +38,7 @@ class Application(FastAPI):
     """FastAPI, with the routed APIs answered before its middleware: they need none of it and pay for all of it."""
 
     routed: Mapping[str, RoutedEndpoint] = MappingProxyType({})
+    _forwarded: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -41,7 +46,12 @@ class Application(FastAPI):
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
-        await super().__call__(scope, receive, send)
+        if self._forwarded is None:
+            # What is for this machine alone must see the client behind a proxy, as far as uvicorn would trust it.
+            trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+            inner: Any = super().__call__
+            self._forwarded = cast(ASGIApp, ProxyHeadersMiddleware(inner, trusted))
+        await self._forwarded(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, the routed APIs included."""
@@ -52,14 +62,19 @@ class Application(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = None) -> Application:
-    """The gateway's application. `on_start` is called with the running gateway, before the first request."""
+def create_app(
+    settings: Settings, on_start: Callable[[Gateway], None] | None = None, worker: Worker | None = None
+) -> Application:
+    """The gateway's application, as one of several workers or alone.
+
+    `on_start` is called with the running gateway, before the first request.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         access = Access.of(settings.access)
         following = asyncio.create_task(access.follow(), name="keys")
-        async with running_gateway(settings) as gateway:
+        async with running_gateway(settings, worker.home if worker and worker.first else None) as gateway:
             gates = Gates(gateway)
             decisions = open_log(settings.decisions)
             tracing = open_tracing(os.environ)
@@ -68,8 +83,13 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
             }
             if on_start:
                 on_start(gateway)
+            sharing = asyncio.create_task(share(worker, gateway), name="metrics") if worker else None
             yield {"gateway": gateway, "access": access}
             following.cancel()
+            if worker and sharing:
+                await worker.may_stop_engine(settings.gateway.shutdown_grace)
+                sharing.cancel()
+                await asyncio.gather(sharing, return_exceptions=True)
             if decisions:
                 decisions.close()
             if tracing:
@@ -84,6 +104,8 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     app.include_router(route.router)
     app.include_router(admin.router)
     app.include_router(admin_router.router)
+    app.include_router(admin_watch.router)
+    app.include_router(pages.router)
     app.get("/health", tags=["health"], summary="Alive")(health)
     app.get("/ready", tags=["health"], summary="Able to answer")(ready)
     app.get("/metrics", tags=["health"], summary="Prometheus metrics")(metrics)
@@ -92,6 +114,18 @@ def create_app(settings: Settings, on_start: Callable[[Gateway], None] | None = 
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(Exception, _answer_unexpected)
     return app
+
+
+async def share(worker: Worker, gateway: Gateway) -> None:
+    """Put this worker's metrics where the others find them, for ever and once more at the end."""
+    worker.end_with_parent()
+    shared = gateway.metrics.shared = Snapshots(gateway.metrics.registry, worker.directory, worker.index)
+    try:
+        while True:
+            shared.write()
+            await asyncio.sleep(WRITE_SECONDS)
+    finally:
+        shared.write()
 
 
 async def _not_started(request: Request) -> Response:

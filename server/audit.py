@@ -1,5 +1,6 @@
 """The audit log: who changed what, when, from what to what. One JSON object a line, only ever appended to."""
 
+import contextlib
 import logging
 import os
 import time
@@ -10,6 +11,10 @@ from typing import Any
 import msgspec
 
 log = logging.getLogger("zephyra.audit")
+
+
+# How far back the newest lines are looked for.
+TAIL_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +47,22 @@ class Audit:
                 os.close(handle)
         except OSError as error:
             log.error("%s cannot be written (%s): %s", self.path, error.strerror, line.decode().strip())
+
+    def last(self, count: int, adapter: str | None = None) -> list[dict[str, Any]]:
+        """The newest lines, newest first, of one adapter or of all; none where there is no log."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, self.path.stat().st_size - TAIL_BYTES))
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            return []
+        found: list[dict[str, Any]] = []
+        for line in reversed(lines):
+            # The first of the tail may be half a line.
+            with contextlib.suppress(msgspec.DecodeError):
+                entry = msgspec.json.decode(line, type=dict[str, Any])
+                if adapter is None or entry.get("adapter") == adapter:
+                    found.append(entry)
+            if len(found) == count:
+                break
+        return found

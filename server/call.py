@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.access import Tenant
+from server.answer import Headers
 from server.errors import EncodingNotSupported, InvalidRequest
 from server.request import RoutedRequest
 from server.routing import Choice
 
-Headers = list[tuple[bytes, bytes]]
 BYPASS = b"x-zephyra-bypass"
 DEADLINE = b"x-zephyra-deadline"
+STAGES = ("parse", "access", "route", "wait", "engine", "relay")
 
 _PLAIN = re.compile(rb"[\x21-\x7e]{1,128}")
 # W3C Trace Context, level 1.
@@ -37,6 +38,21 @@ class Timing:
     answered: float = 0.0
     # The answer's head is on its way to the client: an error can no longer have a status of its own.
     sent: bool = False
+
+    def spent(self, now: float) -> tuple[float, ...]:
+        """Seconds in each of `STAGES`, of a request that was answered and ended at `now`."""
+        return (
+            self.parsed - self.received,
+            self.admitted - self.parsed,
+            self.routed - self.admitted,
+            self.entered - self.routed,
+            self.answered - self.entered,
+            now - self.answered,
+        )
+
+    def overhead(self, now: float, stream: bool) -> float:
+        """Seconds that the gateway added. A stream's relaying runs beside the engine's work: it does not count."""
+        return self.routed - self.received + (0.0 if stream else now - self.answered)
 
     def server_timing(self) -> bytes:
         """The Server-Timing header's value, in milliseconds (W3C Server Timing)."""

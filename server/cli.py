@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server import cli_adapters, cli_keys, cli_router, cli_training
-from server.settings import Settings, SettingsError, load
+from server.settings import LOG_FORMAT, Settings, SettingsError, load
 
 if TYPE_CHECKING:
     from server.gateway import Gateway
+    from server.workers import Worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 cli_training.router.add_typer(cli_router.app)
@@ -45,19 +46,18 @@ def serve(
     allow_anonymous: Annotated[
         bool, typer.Option("--allow-anonymous", help="Serve beyond this machine without API keys.")
     ] = False,
+    workers: Annotated[int | None, typer.Option(help="Gateway processes behind the one address [1].")] = None,
     verbose: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
     """Start the gateway, and an engine where none is named."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     gateway: dict[str, Any] = {}
     if host is not None:
         gateway["host"] = host
     if port is not None:
         gateway["port"] = port
+    if workers is not None:
+        gateway["workers"] = workers
     overrides: dict[str, dict[str, Any]] = {"gateway": gateway}
     access: dict[str, Any] = {}
     if keys is not None:
@@ -90,60 +90,104 @@ def route(
 
 def run(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises `SettingsError` before anything is started."""
-    import uvicorn
-
     from server.access import Access, check_listening
-    from server.app import create_app
     from server.gateway import check
-    from server.protocol import BoundedProtocol
 
     access = Access.of(settings.access)
     check_listening(settings.access, settings.gateway.host, access)
     check(settings)
-    listener = listen(settings.gateway.host, settings.gateway.port)
-    host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    listener = listen(settings.gateway.host, settings.gateway.port, shared=settings.gateway.workers > 1)
+    print(f"zephyra: opening the gateway on {address_of(listener)}", flush=True)
+    if access.open:
+        reach = (
+            "anyone who reaches this address" if settings.access.allow_anonymous else "programs on this machine only"
+        )
+        print(f"zephyra: no API key is configured: {reach} may use it (`zephyra keys create`)", flush=True)
+    if settings.gateway.workers > 1:
+        from server.workers import run_workers
+
+        run_workers(settings, serve_worker, *listener.getsockname()[:2])
+        listener.close()
+    else:
+        serve_app(settings, listener)
+    print("zephyra: stopped", flush=True)
+
+
+def serve_worker(settings: Settings, worker: "Worker", host: str, port: int) -> None:
+    """Serve as one of several workers."""
+    listener = bind(host, port)
+    listener.listen(2048)
+    serve_app(settings, listener, worker)
+
+
+def serve_app(settings: Settings, listener: socket.socket, worker: "Worker | None" = None) -> None:
+    """Serve on a listening socket until SIGINT or SIGTERM."""
+    import uvicorn
+
+    from server.app import create_app
+    from server.protocol import BoundedProtocol
+
     tasks: set[asyncio.Task[None]] = set()
 
     def announce(gateway: "Gateway") -> None:
         # What lives as long as the process need not be looked at by every garbage collection.
         gc.collect()
         gc.freeze()
-        tasks.add(asyncio.create_task(announce_ready(gateway, address)))
+        if worker is None or worker.first:
+            tasks.add(asyncio.create_task(announce_ready(gateway, address_of(listener))))
 
     config = uvicorn.Config(
-        create_app(settings, announce),
+        create_app(settings, announce, worker),
         loop="uvloop",
         http=BoundedProtocol,
         ws="none",
+        # The application trusts forwarded addresses itself, off the hot path.
+        proxy_headers=False,
         server_header=False,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=round(settings.gateway.shutdown_grace),
     )
-    print(f"zephyra: opening the gateway on {address}", flush=True)
-    if access.open:
-        reach = (
-            "anyone who reaches this address" if settings.access.allow_anonymous else "programs on this machine only"
-        )
-        print(f"zephyra: no API key is configured: {reach} may use it (`zephyra keys create`)", flush=True)
     # uvicorn raises the signal again once it has stopped: here that means a normal end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         uvicorn.Server(config).run([listener])
-    print("zephyra: stopped", flush=True)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `SettingsError` where the address cannot be had."""
+def listen(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared`: one that only holds the address, for workers that listen there themselves.
+
+    Raises `SettingsError` where the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        if not shared:
+            return listener
+        # Where something else listens there, the line above fails; a shared binding would not.
+        host, port = listener.getsockname()[:2]
+        listener.close()
+        return bind(host, port)
     except OSError as error:
         raise SettingsError(
             f"gateway.host, gateway.port: cannot listen on {host}:{port}: {error.strerror or error}; "
             "stop what uses it or name another, e.g. --port 8001"
         ) from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound where others of ours are bound too: the system spreads connections over those that listen."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((host, port))
+    return bound
+
+
+def address_of(listener: socket.socket) -> str:
+    """The URL of a socket's address."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def announce_ready(gateway: "Gateway", address: str) -> None:
@@ -157,7 +201,7 @@ async def announce_ready(gateway: "Gateway", address: str) -> None:
         await asyncio.sleep(0.5)
     print(
         f"zephyra: ready after {time.monotonic() - began:.0f} s on {address}\n"
-        f"  models: {', '.join(gateway.table.names)}\n  try:\n"
+        f"  models: {', '.join(gateway.table.names)}\n  console: {address}/console\n  try:\n"
         f"  curl -i {address}/v1/chat/completions -H 'content-type: application/json' -d '"
         '{"model": "zephyra-resolve", "messages": [{"role": "user", '
         '"content": "What is the usual dose of ibuprofen for a headache?"}]}\'',

@@ -11,7 +11,9 @@ from server.settings import BUNDLE
 router = typer.Typer(no_args_is_help=True, help="Train and evaluate TinyAda.")
 adapters = typer.Typer(no_args_is_help=True, help="Train, import and evaluate adapters.")
 
-Data = Annotated[list[Path], typer.Option(help="JSONL or CSV with `text` and `domain`; repeatable.", exists=True)]
+Data = Annotated[
+    list[Path], typer.Option(help="JSONL or CSV with `text` and `domain`, or hf:NAME[:SPLIT]; repeatable.")
+]
 Weights = Annotated[Path | None, typer.Option(help="TinyAda's directory; the shipped one when absent.")]
 Base = Annotated[str, typer.Option(help="The base: a directory or a Hugging Face id; the shipped one when absent.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
@@ -46,9 +48,13 @@ def evaluate_router(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Measure a TinyAda on labelled prompts it was not trained on."""
+    from router import RouterError
     from router.training.evaluate import evaluate
 
-    found = evaluate(data, weights)
+    try:
+        found = evaluate(data, weights)
+    except RouterError as error:
+        raise typer.BadParameter(str(error)) from None
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -111,12 +117,47 @@ def evaluate_adapters(
     heat_map: Annotated[Path | None, typer.Option(help="Draw the matrix here (PNG).")] = None,
     count: Annotated[int, typer.Option(help="Questions of each exam.", min=1)] = 100,
     seed: int = 0,
+    server: Annotated[
+        str | None, typer.Option(help="Ask a running server at this URL, `zephyra-resolve` too, instead.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The server's API key.", envvar="ZEPHYRA_API_KEY")] = None,
 ) -> None:
     """Examine the base and every adapter on every domain's exam."""
-    from adapters.evaluation import evaluate
+    from adapters.evaluation import draw_matrix, evaluate, write_json
     from server.settings import shipped_adapters
 
+    if server:
+        import aiohttp
+
+        from server.examination import examine_server
+
+        try:
+            result = examine_server(server.rstrip("/"), count, seed, key)
+        except aiohttp.ClientError as error:
+            raise typer.BadParameter(f"{server} does not answer the exam: {error}") from None
+        if json_file:
+            write_json(json_file, result)
+        if heat_map:
+            draw_matrix(result["matrix"], heat_map)
+        return
     chosen = {path.name: path for path in adapter or []}
     if not chosen:
         chosen = {name: found.path for name, found in shipped_adapters().items()}
     evaluate(base, chosen, json_file, heat_map, count, seed)
+
+
+@adapters.command("decisions")
+def exam_decisions(
+    json_file: Annotated[Path, typer.Option("--json", help="Write prompt -> domain here.")],
+    count: Annotated[int, typer.Option(help="Questions of each exam.", min=1)] = 60,
+    seeds: Annotated[int, typer.Option(help="Exams 0 to SEEDS - 1.", min=1)] = 3,
+    weights: Weights = None,
+) -> None:
+    """Route the exams' prompts with TinyAda, for the comparison (`python -m adapters.comparison --decisions`)."""
+    from adapters.evaluation import write_json
+    from router import TinyAda
+    from server.examination import exam_decisions as decide
+
+    chosen = decide(count, seeds, TinyAda.load(weights))
+    write_json(json_file, chosen)
+    typer.echo(f"{len(chosen)} decisions in {json_file}")

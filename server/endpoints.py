@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from starlette.types import Message, Receive, Scope, Send
 
 from server.access import Access, Tenant
+from server.answer import DIRECT, Answer, AsgiAnswer, Direct
 from server.apis import Api
 from server.call import BYPASS, Call
 from server.decisions import DecisionLog
+from server.engine import Reply
 from server.errors import BodyTimeout, BodyTooLarge, EngineFailed, EngineUnavailable, Forbidden, ZephyraError
 from server.gateway import Gateway
 from server.limits import Gate
-from server.protocol import LEAVING
 from server.relay import relay_stream, relay_whole
 from server.request import RoutedRequest, parse
 from server.routing import Choice, another, choose
@@ -42,6 +43,8 @@ class Gates:
     def of(self, url: str) -> Gate:
         gate = self._gates.get(url)
         if gate is None:
+            present = {engine.url for engine in self.gateway.engines}
+            self._gates = {known: gate for known, gate in self._gates.items() if known in present or gate.running}
             limits = self.gateway.settings.limits
             gate = self._gates[url] = Gate(limits.max_running, limits.max_waiting, limits.max_wait)
             self.gateway.metrics.watch_gate(url, gate)
@@ -62,15 +65,17 @@ class RoutedEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         metrics = self.gateway.metrics
         call = Call.begin(dict(scope["headers"]))
-        metrics.in_flight.inc()
+        direct: Direct | None = (scope.get("extensions") or {}).get(DIRECT)
+        answer: Answer = direct or AsgiAnswer(send)
+        metrics.running += 1
         try:
-            status = await self._answer(call, scope, receive, send)
+            status = await self._answer(call, answer, direct, receive)
         except ClientLeft:
             status = 499
         except Exception as error:
-            status = await self._refuse(call, error, send)
+            status = await self._refuse(call, error, answer)
         finally:
-            metrics.in_flight.dec()
+            metrics.running -= 1
         self._record(call, status)
 
     def _record(self, call: Call, status: int) -> None:
@@ -86,10 +91,12 @@ class RoutedEndpoint:
                     self.decisions.write(call, allowed)
         if call.choice is not None:
             self.gateway.guard.record(call.choice.engine_name, status)
+        if self.gateway.feed.listeners:
+            self.gateway.feed.tell(call, status)
         if self.tracing is not None:
             self.tracing.record(call, self.api.path, status)
 
-    async def _refuse(self, call: Call, error: Exception, send: Send) -> int:
+    async def _refuse(self, call: Call, error: Exception, answer: Answer) -> int:
         if not isinstance(error, ZephyraError):
             log.error("request %s failed", call.request_id.decode(), exc_info=error)
             error = ZephyraError("The gateway failed on this request. Its log says why.")
@@ -97,10 +104,11 @@ class RoutedEndpoint:
             self.gateway.wake()
         if call.timing.sent:
             raise error
-        await send_error(send, error, self.api.error_body(error), call.request_id)
+        headers = [*error.headers(), (b"x-request-id", call.request_id)]
+        await answer.whole(error.status, headers, self.api.error_body(error))
         return error.status
 
-    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> int:
+    async def _answer(self, call: Call, answer: Answer, direct: Direct | None, receive: Receive) -> int:
         timing = call.timing
         tenant = call.tenant = self.access.tenant(call.headers)
         with tenant.admitted():
@@ -114,33 +122,36 @@ class RoutedEndpoint:
             choice = call.choice = self._choose(call, tenant, request)
             call.request = request
             timing.routed = time.perf_counter()
-            return await unless_client_leaves(self._forward(call, request, choice, send), scope, receive)
+            return await unless_client_leaves(self._forward(call, request, choice, answer), direct, receive)
 
-    async def _forward(self, call: Call, request: RoutedRequest, choice: Choice, send: Send) -> int:
+    async def _forward(self, call: Call, request: RoutedRequest, choice: Choice, answer: Answer) -> int:
         """Forward to the chosen engine; what failed before its first byte is tried once on another."""
         try:
-            return await self._attempt(call, request, choice, send)
+            return await self._attempt(call, request, choice, answer)
         except (EngineUnavailable, EngineFailed):
             spare = None if call.timing.sent else another(choice, self.gateway.engines)
             if spare is None:
                 raise
             self.gateway.wake()
             call.choice = spare
-            return await self._attempt(call, request, spare, send)
+            return await self._attempt(call, request, spare, answer)
 
-    async def _attempt(self, call: Call, request: RoutedRequest, choice: Choice, send: Send) -> int:
+    async def _attempt(self, call: Call, request: RoutedRequest, choice: Choice, answer: Answer) -> int:
+        """Wait for a place on the engine, ask it, relay what it says."""
+        gate = self.gates.of(choice.engine.url)
         # Counted from before it waits: an adapter it is meant for is not unloaded meanwhile.
         with choice.engine.counted(choice.engine_name):
-            return await self._enter(call, request, choice, send)
-
-    async def _enter(self, call: Call, request: RoutedRequest, choice: Choice, send: Send) -> int:
-        gate = self.gates.of(choice.engine.url)
-        await gate.enter(call.deadline())
-        entered = call.timing.entered = time.perf_counter()
-        try:
-            return await self._exchange(call, request, choice, send)
-        finally:
-            gate.leave(time.perf_counter() - entered)
+            await gate.enter(call.deadline())
+            entered = call.timing.entered = time.perf_counter()
+            reply = None
+            try:
+                reply = await choice.engine.post(self.api.path, request.body_for(choice.engine_name), call.onward())
+                relay = relay_stream if streams(reply) else relay_whole
+                return await relay(reply, call, self.api, choice, answer)
+            finally:
+                if reply is not None:
+                    reply.close()
+                gate.leave(time.perf_counter() - entered)
 
     async def _read(self, tenant: Tenant, receive: Receive) -> bytes:
         settings = self.gateway.settings
@@ -166,14 +177,10 @@ class RoutedEndpoint:
         share = self.gateway.settings.router.bypass_share
         return share > 0 and random.random() < share
 
-    async def _exchange(self, call: Call, request: RoutedRequest, choice: Choice, send: Send) -> int:
-        reply = await choice.engine.post(self.api.path, request.body_for(choice.engine_name), call.onward())
-        try:
-            if reply.status == 200 and reply.content_type.startswith("text/event-stream"):
-                return await relay_stream(reply, call, self.api, choice, send)
-            return await relay_whole(reply, call, self.api, choice, send)
-        finally:
-            reply.close()
+
+def streams(reply: Reply) -> bool:
+    """Whether an engine's answer is a stream of events."""
+    return reply.status == 200 and reply.content_type.startswith("text/event-stream")
 
 
 async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
@@ -215,7 +222,7 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body has more than {limit} bytes, the limit here. Send less.")
 
 
-async def unless_client_leaves(work: Coroutine[None, None, int], scope: Scope, receive: Receive) -> int:
+async def unless_client_leaves(work: Coroutine[None, None, int], direct: Direct | None, receive: Receive) -> int:
     """The work's result; if the client leaves first it is cancelled, which aborts the engine's request.
 
     The work runs in the present task. Our own protocol says when the client leaves; beside another server's a second
@@ -230,10 +237,11 @@ async def unless_client_leaves(work: Coroutine[None, None, int], scope: Scope, r
         left = True
         task.cancel()
 
-    notify = (scope.get("extensions") or {}).get(LEAVING)
-    watcher = None if notify else asyncio.ensure_future(_call_when_left(leave, receive))
-    if notify:
-        notify(leave)
+    watcher = None
+    if direct:
+        direct.call_when_left(leave)
+    else:
+        watcher = asyncio.ensure_future(_call_when_left(leave, receive))
     try:
         return await work
     except asyncio.CancelledError:
@@ -241,8 +249,8 @@ async def unless_client_leaves(work: Coroutine[None, None, int], scope: Scope, r
             raise ClientLeft from None
         raise
     finally:
-        if notify:
-            notify(None)
+        if direct:
+            direct.call_when_left(None)
         if watcher:
             watcher.cancel()
 
@@ -251,9 +259,3 @@ async def _call_when_left(callback: Callable[[], None], receive: Receive) -> Non
     while (await receive())["type"] != "http.disconnect":
         pass
     callback()
-
-
-async def send_error(send: Send, error: ZephyraError, body: bytes, request_id: bytes) -> None:
-    headers = [*error.headers(), (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

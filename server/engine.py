@@ -5,8 +5,7 @@ through the small client of `server.upstream`, everything else through aiohttp.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -64,6 +63,26 @@ class _ModelList(msgspec.Struct):
     data: list[_ModelCard]
 
 
+class Counted:
+    """Counts one request of a version in and out."""
+
+    __slots__ = ("_name", "_running")
+
+    def __init__(self, running: Counter[str], name: str) -> None:
+        self._running = running
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._running[self._name] += 1
+
+    def __exit__(self, *_: object) -> None:
+        left = self._running[self._name] - 1
+        if left:
+            self._running[self._name] = left
+        else:
+            del self._running[self._name]
+
+
 @dataclass(slots=True, eq=False)
 class Engine:
     """An engine and what is known of it now. `url` is http://host:port or unix:/path."""
@@ -106,16 +125,9 @@ class Engine:
     def in_flight(self) -> int:
         return self.running.total()
 
-    @contextmanager
-    def counted(self, name: str) -> Iterator[None]:
-        """Count a request for the version `name` in, from before it is forwarded until its body has ended."""
-        self.running[name] += 1
-        try:
-            yield
-        finally:
-            self.running[name] -= 1
-            if not self.running[name]:
-                del self.running[name]
+    def counted(self, name: str) -> "Counted":
+        """A context that counts a request for the version `name`, from before it is forwarded until its body's end."""
+        return Counted(self.running, name)
 
     def mark_down(self) -> None:
         self.up = self.ready = False

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.state import Phase, State
@@ -19,7 +19,9 @@ from router import RouterError, TinyAda
 from server.added_domains import AddedDomains
 from server.audit import Audit
 from server.desired import Desired
+from server.discovery import Discovery
 from server.engine import Engine
+from server.feed import Feed
 from server.metrics import Metrics
 from server.reconciliation import Reconciliation
 from server.rollout import Limits, Rollouts
@@ -55,6 +57,8 @@ class Gateway:
     audit: Audit
     shadow: Shadow
     swap: RouterSwap
+    discovery: Discovery
+    feed: Feed = field(default_factory=Feed)
 
     def wake(self) -> None:
         """Look at the engines now rather than at the next interval."""
@@ -122,19 +126,25 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+async def running_gateway(settings: Settings, home: Path | None = None) -> AsyncIterator[Gateway]:
     """A gateway with its background tasks; leaving the context stops all it started.
 
+    `home` is for its engine's socket and its temporary files; without one, a directory that goes with it.
     Raises `SettingsError` where an adapter, TinyAda, the store or the base cannot be used.
     """
-    with tempfile.TemporaryDirectory(prefix="zephyra-", ignore_cleanup_errors=True) as directory:
-        gateway = _build(settings, Path(directory))
+    with contextlib.ExitStack() as stack:
+        if home is None:
+            temporary = tempfile.TemporaryDirectory(prefix="zephyra-", ignore_cleanup_errors=True)
+            home = Path(stack.enter_context(temporary))
+        home.mkdir(exist_ok=True)
+        gateway = _build(settings, home)
         tasks = [
             asyncio.create_task(gateway.reconciliation.run(), name="reconciliation"),
             asyncio.create_task(gateway.rollouts.run(), name="rollouts"),
             asyncio.create_task(gateway.desired.watch(), name="desired-state"),
             asyncio.create_task(gateway.swap.run(), name="router"),
             asyncio.create_task(gateway.shadow.run(), name="shadow"),
+            asyncio.create_task(gateway.discovery.run(), name="discovery"),
         ]
         if gateway.supervisor:
             gateway.supervisor.start(gateway.engines[0])
@@ -180,7 +190,8 @@ def _build(settings: Settings, directory: Path) -> Gateway:
     capacity, slots = settings.engine.max_cpu_loras, settings.engine.max_loras
     max_rank = settings.engine.max_lora_rank or LORA_RANKS[-1]
     if settings.engine.urls:
-        engines = [Engine.connect(url, settings.engine.api_key) for url in settings.engine.urls]
+        listed = [url for url in settings.engine.urls if url not in settings.engine.sources]
+        engines = [Engine.connect(url, settings.engine.api_key) for url in listed]
     else:
         known = [store.version(name, digest) for name, adapter in state.adapters.items() for digest in adapter.versions]
         rank = max((lora_rank(version) for version in known if version.path.exists()), default=8)
@@ -202,18 +213,24 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         capacity,
         slots,
         settings.store.keep,
+        metrics.adapters,
     )
     limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
-    rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval)
-    guard = CanaryGuard(desired, audit, settings.canary)
+    rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval, metrics.adapters)
+    guard = CanaryGuard(desired, audit, settings.canary, metrics.adapters)
     shadow = Shadow(metrics, settings.router.shadow_share)
     swap = RouterSwap(
         desired, routers, settings.router, audit, metrics, shadow, lambda ada: gateway.put_router(ada), serving
     )
     metrics.show_router("serving", classifier.digest)
+    discovery = Discovery(
+        settings.engine.sources, reconciliation, metrics, settings.engine.api_key, settings.engine.resolve_interval
+    )
     for engine in engines:
         metrics.watch_engine(engine)
     metrics.adapters_desired.set_function(lambda: len(reconciliation.wanted()))
+    metrics.adapter_slots.set(slots or 0)
+    metrics.adapters.watch(lambda: desired.state, lambda: gateway.table)
     gateway = Gateway(
         settings,
         metrics,
@@ -230,7 +247,9 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         audit,
         shadow,
         swap,
+        discovery,
     )
+    gateway.feed.prompts = settings.console.prompts
     reconciliation.follow()
     return gateway
 

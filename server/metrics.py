@@ -1,16 +1,18 @@
 """The gateway's own metrics, by Prometheus's conventions. Children of hot metrics are bound once and kept."""
 
 import time
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
-from server.call import Call, Timing
+from server.adapter_metrics import AdapterMetrics
+from server.call import STAGES, Call
 from server.engine import Engine
-from server.histogram import Histogram
+from server.histogram import Count, Counter, Histogram, Series
 from server.limits import Gate
-from server.routing import Choice
+from server.snapshots import Snapshots
 
 MICROSECONDS = (
     10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e-6, 750e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3,
@@ -21,21 +23,38 @@ OVERHEAD = (
 # From microseconds of parsing to minutes of relaying.
 SPREAD = (10e-6, 30e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-STAGES = ("parse", "access", "route", "wait", "engine", "relay")
 CONFIDENCE = tuple(step / 20 for step in range(1, 21))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The series that one kind of request is counted in, bound once."""
+
+    requests: Count
+    errors: Count
+    prompt_tokens: Count
+    output_tokens: Count
+    overhead: Series
+    first_token: Series
+    duration: Series
+    stages: Sequence[Series]
 
 
 class Metrics:
     """One registry per application, so that several can live in one process."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
+        # This worker's place among several.
+        self.shared: Snapshots | None = None
         self.requests = self._counter(
             "zephyra_requests", "Requests answered.", ["model", "adapter", "reason", "status"]
         )
         self.decisions = self._counter("zephyra_decisions", "TinyAda's decisions.", ["domain", "reason"])
-        self.in_flight = self._gauge("zephyra_requests_in_flight", "Requests being answered now.", [])
+        # Requests being answered now.
+        self.running = 0
+        in_flight = self._gauge("zephyra_requests_in_flight", "Requests being answered now.", [])
+        in_flight.set_function(lambda: self.running)
         self.confidence = self._histogram(
             "zephyra_decision_confidence", "Calibrated confidence of decisions.", CONFIDENCE, ["domain"]
         )
@@ -88,12 +107,16 @@ class Metrics:
         self.adapters_loaded = self._gauge("zephyra_adapters_loaded", "Adapters an engine has loaded.", ["engine"])
         self.adapters_drift = self._gauge("zephyra_adapters_drift", "Adapters to load or unload.", ["engine"])
 
+        self.engine_adapters = self._gauge(
+            "zephyra_engine_adapters_running", "Distinct versions with requests on the engine now.", ["engine"]
+        )
+        self.adapter_slots = self._gauge(
+            "zephyra_adapter_slots", "Adapters one batch of an engine can have (max-loras); 0 where unknown.", []
+        )
+        self.adapters = AdapterMetrics(self.registry)
+
         # The label sets are bounded: known models, known adapters, known reasons, HTTP statuses.
-        self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
-        self.decisions_child = lru_cache(maxsize=512)(self.decisions.labels)
-        self.tokens_child = lru_cache(maxsize=1024)(self.tokens.labels)
-        self.errors_child = lru_cache(maxsize=512)(self.errors.labels)
-        self.shadow_child = lru_cache(maxsize=4096)(self.shadow.labels)
+        self._bound: dict[tuple[str, ...], Bound] = {}
         self._routers: dict[str, str] = {}
 
     def record(self, call: Call, status: int) -> None:
@@ -101,43 +124,49 @@ class Metrics:
         choice, timing = call.choice, call.timing
         if choice is None:
             # The model's name is the client's: as a label it would let strangers grow the metric without bound.
-            self.requests_child("", "", "refused", str(status)).inc()
+            self.requests.labels("", "", "refused", str(status)).inc()
             return
+        stream = "true" if call.request is not None and call.request.stream else "false"
         # Without its version, or every new one would be a new series.
-        self.requests_child(choice.model.partition("@")[0], choice.label, choice.reason, str(status)).inc()
+        model = choice.model.partition("@")[0]
+        key = model, choice.label, choice.reason, str(status), stream, choice.arm
+        bound = self._bound.get(key) or self._bind(*key)
+        bound.requests.inc()
         if status >= 500:
-            self.errors_child(choice.label).inc()
+            bound.errors.inc()
         if choice.decision is not None:
             self.route.observe(timing.routed - timing.admitted)
-            self.decisions_child(choice.decision.domain, choice.reason).inc()
+            self.decisions.labels(choice.decision.domain, choice.reason).inc()
             self.confidence.labels(choice.decision.domain).observe(choice.decision.confidence)
         if timing.answered:
-            self._record_answer(call, choice, timing)
+            self._record_answer(call, bound)
 
-    def _record_answer(self, call: Call, choice: Choice, timing: Timing) -> None:
-        now = time.perf_counter()
-        arm = choice.arm
-        stream = call.request is not None and call.request.stream
-        relay = now - timing.answered
-        # A stream's relaying runs beside the engine's work: only what comes before the engine delays it.
-        overhead = timing.routed - timing.received + (0.0 if stream else relay)
-        self.overhead.labels("true" if stream else "false", arm).observe(overhead)
-        self.first_token.labels(choice.label, arm).observe(timing.answered - timing.received)
-        self.duration.labels(choice.label).observe(now - timing.received)
-        spent = (
-            timing.parsed - timing.received,
-            timing.admitted - timing.parsed,
-            timing.routed - timing.admitted,
-            timing.entered - timing.routed,
-            timing.answered - timing.entered,
-            relay,
+    def _bind(self, model: str, adapter: str, reason: str, status: str, stream: str, arm: str) -> Bound:
+        bound = self._bound[model, adapter, reason, status, stream, arm] = Bound(
+            self.requests.labels(model, adapter, reason, status),
+            self.errors.labels(adapter),
+            self.tokens.labels(adapter, "prompt"),
+            self.tokens.labels(adapter, "output"),
+            self.overhead.labels(stream, arm),
+            self.first_token.labels(adapter, arm),
+            self.duration.labels(adapter),
+            [self.stages.labels(stage, arm) for stage in STAGES],
         )
-        for stage, seconds in zip(STAGES, spent, strict=True):
-            self.stages.labels(stage, arm).observe(seconds)
+        return bound
+
+    def _record_answer(self, call: Call, bound: Bound) -> None:
+        timing = call.timing
+        now = time.perf_counter()
+        streamed = call.request is not None and call.request.stream
+        bound.overhead.observe(timing.overhead(now, streamed))
+        bound.first_token.observe(timing.answered - timing.received)
+        bound.duration.observe(now - timing.received)
+        for stage, seconds in zip(bound.stages, timing.spent(now), strict=True):
+            stage.observe(seconds)
         if call.prompt_tokens:
-            self.tokens_child(choice.label, "prompt").inc(call.prompt_tokens)
+            bound.prompt_tokens.inc(call.prompt_tokens)
         if call.output_tokens:
-            self.tokens_child(choice.label, "output").inc(call.output_tokens)
+            bound.output_tokens.inc(call.output_tokens)
 
     def watch_gate(self, url: str, gate: Gate) -> None:
         """From now on each scrape reads how many wait for this engine."""
@@ -150,6 +179,35 @@ class Metrics:
         self.engine_in_flight.labels(engine.url).set_function(lambda: engine.in_flight)
         self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.loaded))
         self.adapters_drift.labels(engine.url).set_function(lambda: engine.drift)
+        self.engine_adapters.labels(engine.url).set_function(lambda: len(engine.running))
+
+    def forget_engine(self, url: str) -> None:
+        """The engine is gone: its series end."""
+        for gauge in (
+            self.engine_up,
+            self.engine_ready,
+            self.engine_in_flight,
+            self.engine_waiting,
+            self.engine_adapters,
+            self.adapters_loaded,
+            self.adapters_drift,
+        ):
+            gauge.remove(url)
+
+    def decided(self) -> dict[str, dict[str, int]]:
+        """Domain -> reason -> how often TinyAda decided so."""
+        found: dict[str, dict[str, int]] = {}
+        for sample in next(iter(self.decisions.collect())).samples:
+            found.setdefault(sample.labels["domain"], {})[sample.labels["reason"]] = int(sample.value)
+        return found
+
+    def overhead_by_arm(self) -> dict[str, list[int]]:
+        """Arm -> requests in each bucket of `overhead`, streamed and whole together."""
+        found: dict[str, list[int]] = {}
+        for (_, arm), counts in self.overhead.counts().items():
+            so_far = found.get(arm, [0] * len(counts))
+            found[arm] = [a + b for a, b in zip(so_far, counts, strict=True)]
+        return found
 
     def show_router(self, role: str, digest: str | None) -> None:
         """From now on this TinyAda has the role, `serving` or `shadow`."""
@@ -161,11 +219,11 @@ class Metrics:
             self.router_info.labels(role, digest).set(1)
 
     def render(self) -> bytes:
-        """The text exposition format; no I/O."""
-        return generate_latest(self.registry)
+        """The text exposition format, of all workers where there are several; alone it does no I/O."""
+        return generate_latest(self.shared or self.registry)
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+        return Counter(name, text, labels, self.registry)
 
     def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

@@ -1,10 +1,11 @@
-"""uvicorn's HTTP protocol, bounded in what a client may send before its request is known, and with fewer writes."""
+"""uvicorn's HTTP protocol, bounded in what a client may send before its request is known, with a short way back."""
 
-from asyncio import AbstractEventLoop, TimerHandle, Transport
+from asyncio import TimerHandle, Transport
 from collections.abc import Callable
-from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from server.answer import DIRECT, Headers
 
 MAX_HEAD_BYTES = 32 * 1024
 # A head that takes longer, or a new connection that says nothing, is closed, in seconds.
@@ -19,40 +20,73 @@ TOO_LARGE_HEAD = (
 )
 
 
-class HeadCork:
-    """A transport that holds a response's head until its first body bytes, so that both leave in one system call."""
+class DirectAnswer:
+    """Writes an answer to the client's transport: one system call for a head with what follows it, none of ASGI's
+    messages in between. Keeps uvicorn's cycle informed, which goes on to the connection's next request."""
 
-    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
-        self._transport = transport
-        self._call_soon = loop.call_soon
+    __slots__ = ("_cycle", "_head", "_protocol")
+
+    def __init__(self, protocol: "BoundedProtocol", cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
         self._head = b""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+    def call_when_left(self, callback: Callable[[], None] | None) -> None:
+        self._protocol.call_when_left(callback)
 
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
-            self._head = data
-            # Where no body follows, the head leaves by itself.
-            self._call_soon(self._flush)
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        await self._writable()
+        head = self._written_head(status, headers, b"content-length: %d\r\n\r\n" % len(body))
+        self._finish(head + body)
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        self._head = self._written_head(status, headers, b"transfer-encoding: chunked\r\n\r\n")
+
+    async def part(self, data: bytes) -> None:
+        cycle = self._cycle
+        if cycle.flow.write_paused:
+            await self._writable()
+        if not cycle.disconnected:
+            cycle.transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
+            self._head = b""
+
+    async def end(self) -> None:
+        await self._writable()
+        self._finish(self._head + b"0\r\n\r\n")
+
+    async def _writable(self) -> None:
+        if self._cycle.flow.write_paused and not self._cycle.disconnected:
+            await self._cycle.flow.drain()
+
+    def _written_head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        parts = [STATUS_LINE[status]]
+        for name, value in cycle.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(framing)
+        return b"".join(parts)
+
+    def _finish(self, data: bytes) -> None:
+        cycle = self._cycle
+        if cycle.disconnected:
             return
-        self._transport.write(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
+        cycle.transport.write(data)
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
 
 
-# The scope's extension through which an endpoint asks to be called when its client leaves: cheaper than a task that
-# waits for `http.disconnect`.
-LEAVING = "zephyra.leaving"
+# The scope's extension through which an answer without an end asks to be called when the server stops, which would
+# wait for it.
+STOPPING = "zephyra.stopping"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -62,6 +96,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = True
     _head_timer: TimerHandle | None = None
     _on_left: Callable[[], None] | None = None
+    _on_stopping: Callable[[], None] | None = None
+    _stopping = False
 
     def call_when_left(self, callback: Callable[[], None] | None) -> None:
         """Call back once when the client leaves, at once where it has; None takes that back."""
@@ -69,8 +105,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if callback is not None and self.transport.is_closing():
             self._tell()
 
+    def call_when_stopping(self, callback: Callable[[], None]) -> None:
+        """Call back when the server stops, at once where it is stopping."""
+        self._on_stopping = callback
+        if self._stopping:
+            callback()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._stopping = True
+        if self._on_stopping is not None:
+            self._on_stopping()
+
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(Transport, HeadCork(transport, self.loop)))
+        super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,35 +127,43 @@ class BoundedProtocol(HttpToolsProtocol):
         self._tell()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        within = self._in_head
         super().data_received(data)
-        # Counted with what followed the head in one read, so only a head that is still open can be judged.
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(TOO_LARGE_HEAD + TOO_LARGE)
-            self.transport.close()
+        if self._in_head:
+            # A read in which the head began is not counted: it may hold the end of the body before.
+            self._head_bytes += len(data) if within else 0
+            self._judge_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {LEAVING: self.call_when_left}  # type: ignore[dict-item]
-        if not self._in_head:
-            self._await_head()
+        self._on_stopping = None
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
         self._drop_timer()
         super().on_headers_complete()
+        # The request's task was made, but runs later.
+        extensions = {DIRECT: DirectAnswer(self, self.cycle), STOPPING: self.call_when_stopping}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
     def _tell(self) -> None:
         callback, self._on_left = self._on_left, None
         if callback is not None:
             callback()
 
+    def _judge_head(self) -> None:
+        """A head is still open after a read: it may not grow past its bound, nor stay open for long."""
+        if self.transport.is_closing():
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.write(TOO_LARGE_HEAD + TOO_LARGE)
+            self.transport.close()
+        elif self._head_timer is None:
+            self._await_head()
+
     def _await_head(self) -> None:
-        self._in_head = True
-        self._head_bytes = 0
-        self._drop_timer()
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close_slow)
 
     def _close_slow(self) -> None:

@@ -12,6 +12,7 @@ from adapters.reconciler import plan
 from adapters.state import Phase, StateError, drop, move, remove_version
 from adapters.store import StoreError
 from adapters.version import Version
+from server.adapter_metrics import AdapterMetrics
 from server.desired import Desired
 from server.engine import Engine, LoadRefused
 from server.errors import EngineUnavailable
@@ -57,9 +58,14 @@ class Reconciliation:
     slots: int | None = None
     # How many retired or failed versions of an adapter stay in the store.
     keep: int = 10
+    figures: AdapterMetrics = field(default_factory=AdapterMetrics)
     # By engine URL and engine-side name.
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
+    # Engines that left, until what runs on them has ended.
+    leaving: list[Engine] = field(default_factory=list)
     _wakes: list[asyncio.Event] = field(default_factory=list)
+    _group: asyncio.TaskGroup | None = None
+    _loops: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _reported: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     _reported_at: float = 0.0
 
@@ -70,22 +76,46 @@ class Reconciliation:
     async def run(self) -> None:
         """For ever: one loop for each engine, so that a slow one holds up none of the others, and one for the rest."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for engine in self.engines:
-                group.create_task(self._repeat(lambda engine=engine: self.reconcile(engine)))  # type: ignore[misc]
+                self._look_after(engine)
             group.create_task(self._repeat(self.housekeep))
+
+    def admit(self, engine: Engine) -> None:
+        """An engine came: from now on it is looked after, and takes requests once it is ready."""
+        self.engines.append(engine)
+        self._look_after(engine)
+
+    def dismiss(self, engine: Engine) -> None:
+        """An engine left: it gets no more requests; what runs on it goes on."""
+        self.engines.remove(engine)
+        engine.ready = False
+        if loop := self._loops.pop(engine.url, None):
+            loop.cancel()
+        for key in [key for key in self.refusals if key[0] == engine.url]:
+            del self.refusals[key]
+        if engine.in_flight:
+            self.leaving.append(engine)
+
+    def _look_after(self, engine: Engine) -> None:
+        if self._group is not None:
+            self._loops[engine.url] = self._group.create_task(self._repeat(lambda: self.reconcile(engine)))
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         event = asyncio.Event()
         self._wakes.append(event)
-        while True:
-            event.clear()
-            try:
-                await step()
-            except Exception:
-                # A fault in one round must not end the loop that heals everything else.
-                log.exception("reconciliation failed; it goes on with the next round")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), self.interval)
+        try:
+            while True:
+                event.clear()
+                try:
+                    await step()
+                except Exception:
+                    # A fault in one round must not end the loop that heals everything else.
+                    log.exception("reconciliation failed; it goes on with the next round")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), self.interval)
+        finally:
+            self._wakes.remove(event)
 
     def follow(self) -> None:
         """Bring the route table up to the desired state as far as the engines are, by one replaced reference."""
@@ -156,8 +186,10 @@ class Reconciliation:
         if self.capacity is not None and len(engine.loaded) >= self.capacity:
             self._refuse(engine, name, f"the engine holds its limit of {self.capacity} adapters; remove one")
             return
+        began = time.perf_counter()
         try:
             await engine.load(version)
+            self.figures.loaded(version.name, time.perf_counter() - began)
         except LoadRefused as error:
             # Another gateway on the same engine may have been quicker.
             if name not in await engine.list_adapters():
@@ -212,13 +244,13 @@ class Reconciliation:
         """Engine-side names that requests of this gateway run under, or may at any moment."""
         table = self.table()
         names = {version.engine_name for version in table.versions} | set(table.pinned)
-        for engine in self.engines:
+        for engine in (*self.engines, *self.leaving):
             names |= set(engine.running)
         return frozenset(names)
 
     def report(self) -> None:
         """Tell the other gateways what this one uses, so that they leave it on the engines and on disk."""
-        holds = frozenset[str]().union(*(engine.loaded for engine in self.engines))
+        holds = frozenset[str]().union(*(engine.loaded for engine in (*self.engines, *self.leaving)))
         report = (self.uses(), holds)
         if report != self._reported or time.monotonic() - self._reported_at > REPORT_SECONDS:
             try:
@@ -263,7 +295,8 @@ class Reconciliation:
             )
             return
         # An engine that cannot be asked may still hold it: vLLM dies of a file that is gone.
-        if all(engine.ready for engine in self.engines) and not any(engine_name in use.holds for use in others):
+        asked = self.engines and all(engine.ready for engine in self.engines)
+        if asked and not any(engine_name in use.holds for use in others):
             await self.desired.change(lambda state: drop(state, name, digest))
             await asyncio.to_thread(self.desired.store.delete, name, digest)
             log.info("deleted %s", engine_name)

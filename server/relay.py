@@ -4,10 +4,10 @@ import re
 import time
 
 import msgspec
-from starlette.types import Send
 
+from server.answer import Answer, Headers
 from server.apis import Api
-from server.call import Call, Headers
+from server.call import Call
 from server.engine import Reply
 from server.errors import AdapterNotReady, EngineFailed, EngineUnavailable, ZephyraError
 from server.routing import Choice
@@ -78,7 +78,7 @@ def response_headers(call: Call, choice: Choice, content_type: str) -> Headers:
     return headers
 
 
-async def relay_whole(reply: Reply, call: Call, api: Api, choice: Choice, send: Send) -> int:
+async def relay_whole(reply: Reply, call: Call, api: Api, choice: Choice, answer: Answer) -> int:
     """Relay an answer that is not streamed; returns its status. Raises `ZephyraError` before anything is sent."""
     body = await reply.read()
     call.timing.answered = time.perf_counter()
@@ -87,15 +87,12 @@ async def relay_whole(reply: Reply, call: Call, api: Api, choice: Choice, send: 
         raise EngineUnavailable(STOPPED)
     body = Renamer(choice.engine_name, choice.model)(body)
     count_tokens(call, body[body.rfind(b'"usage":') :])
-    headers = response_headers(call, choice, reply.content_type)
-    headers.append((b"content-length", b"%d" % len(body)))
     call.timing.sent = True
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await answer.whole(reply.status, response_headers(call, choice, reply.content_type), body)
     return reply.status
 
 
-async def relay_stream(reply: Reply, call: Call, api: Api, choice: Choice, send: Send) -> int:
+async def relay_stream(reply: Reply, call: Call, api: Api, choice: Choice, answer: Answer) -> int:
     """Relay server-sent events as they come; returns the status. Raises `ZephyraError` before the first byte only.
 
     The head is sent with the first event, so that a failure before it still has its own status. A later one becomes
@@ -112,27 +109,28 @@ async def relay_stream(reply: Reply, call: Call, api: Api, choice: Choice, send:
     headers = response_headers(call, choice, reply.content_type)
     headers.append((b"cache-control", b"no-cache"))
     call.timing.sent = True
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await answer.begin(reply.status, headers)
     count, usage, last = 0, b"", chunk
     status = reply.status
+    aborted = api.aborted
     try:
         while chunk:
-            if api.aborted in chunk:
+            if aborted in chunk:
                 raise EngineUnavailable(STOPPED)
             if b'"usage":{' in chunk:
                 usage = chunk
             count += chunk.count(b"\ndata:") + 1
             last = chunk
-            await send({"type": "http.response.body", "body": rename(chunk), "more_body": True})
+            await answer.part(rename(chunk))
             chunk = await events.next()
         if not any(end in last for end in api.ends):
             raise EngineUnavailable("The engine ended the stream before its end. Try again.")
     except ZephyraError as error:
         status = error.status
-        await send({"type": "http.response.body", "body": api.error_event(error), "more_body": True})
+        await answer.part(api.error_event(error))
     call.output_tokens = count
     count_tokens(call, usage)
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await answer.end()
     return status
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from adapters.state import RISING, Phase, State, StateError, move
 from adapters.store import StoreError
 from adapters.validation import AdapterError, MissingBase, validate
+from server.adapter_metrics import AdapterMetrics
 from server.desired import Desired
 from server.engine import Engine
 from server.errors import EngineUnavailable
@@ -56,6 +57,7 @@ class Rollouts:
     reconciliation: Reconciliation
     limits: Limits
     interval: float
+    figures: AdapterMetrics = field(default_factory=AdapterMetrics)
     _tasks: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -93,7 +95,7 @@ class Rollouts:
                     await self._step(name, digest)
             except (AdapterError, VerificationFailed) as error:
                 log.error("%s@%s: %s", name, digest, error)
-                await self._move(name, digest, Phase.FAILED, str(error))
+                await self._fail(name, digest, str(error))
             except (EngineUnavailable, StoreError, OSError) as error:
                 log.warning("%s@%s: %s; it is tried again", name, digest, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -103,7 +105,7 @@ class Rollouts:
             except Exception as error:
                 # Files that crash the checks must not be tried for ever.
                 log.exception("%s@%s could not be checked", name, digest)
-                await self._move(name, digest, Phase.FAILED, f"could not be checked: {error!r}")
+                await self._fail(name, digest, f"could not be checked: {error!r}")
 
     async def _step(self, name: str, digest: str) -> None:
         steps: dict[Phase, Callable[[str, str], Awaitable[None]]] = {
@@ -165,6 +167,10 @@ class Rollouts:
         adapter = self.desired.state.adapters.get(name)
         version = adapter.versions.get(digest) if adapter else None
         return version is not None and version.phase in RISING and not version.removing
+
+    async def _fail(self, name: str, digest: str, reason: str) -> None:
+        self.figures.failed(name, self.desired.state.version(name, digest).phase)
+        await self._move(name, digest, Phase.FAILED, reason)
 
     async def _move(self, name: str, digest: str, phase: Phase, reason: str = "") -> None:
         def moved(state: State) -> State:

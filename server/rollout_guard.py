@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from adapters.state import State, StateError, route
 from adapters.store import StoreError
+from server.adapter_metrics import AdapterMetrics
 from server.audit import Audit
 from server.desired import Desired
 from server.settings import CanarySettings
@@ -34,6 +35,7 @@ class CanaryGuard:
     desired: Desired
     audit: Audit
     settings: CanarySettings
+    figures: AdapterMetrics = field(default_factory=AdapterMetrics)
     # By engine-side name, for versions in weighted routes only.
     tallies: dict[str, Tally] = field(default_factory=dict)
     _heaviest: dict[str, str] = field(default_factory=dict)
@@ -87,5 +89,6 @@ class CanaryGuard:
         except (StateError, StoreError, OSError) as error:
             log.error("the canary %s could not be taken out: %s", canary, error)
             return
+        self.figures.rolled_back(name)
         log.error("the canary %s was taken out: %s", canary, reason)
         self.audit.record("canary guard", "rollback", name, before, {stable: 100}, reason)

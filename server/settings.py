@@ -7,21 +7,35 @@ what is allowed there.
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 BUNDLE = Path(__file__).resolve().parent.parent / "adapters" / "bundle"
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
+# Those vLLM knows; as a text too, where it comes from the environment.
+LoraRank = Annotated[
+    Literal[1, 8, 16, 32, 64, 128, 256, 320, 512],
+    BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
+]
+
 # Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
 
 
+LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 # Where the key of /admin is taken from when the file has none.
 ADMIN_KEY_VARIABLE = "ZEPHYRA_ADMIN_KEY"
+# The file's keys as environment variables, for containers: ZEPHYRA__ENGINE__MAX_LORAS=9 is engine.max_loras.
+ENVIRONMENT_PREFIX = "ZEPHYRA__"
+ENGINE_SCHEMES = ("http://", "https://", "unix:/")
+# Sources of engines: each address of a name, each line of a file.
+DNS_SCHEME = "dns+http://"
+FILE_SCHEME = "file:"
 
 
 class SettingsError(ValueError):
@@ -35,6 +49,8 @@ class Section(BaseModel):
 class GatewaySettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    # Processes behind the one address; they share the store and the engines.
+    workers: int = Field(1, ge=1, le=64)
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     # How long running answers may go on after a stop was asked for, in seconds.
     shutdown_grace: float = Field(20.0, ge=0)
@@ -64,6 +80,11 @@ class DecisionLogSettings(Section):
     prompts: bool = False
     max_bytes: int = Field(64 * 2**20, ge=4096)
     keep: int = Field(4, ge=1)
+
+
+class ConsoleSettings(Section):
+    # Show administrators the user's words in the console's live view.
+    prompts: bool = False
 
 
 class ModelNames(Section):
@@ -117,7 +138,9 @@ class AdminSettings(Section):
 
 
 class EngineSettings(Section):
-    # Engines that already run, as http://host:port or unix:/path; when empty, one is started and supervised.
+    # Engines that already run, as http://host:port or unix:/path, and sources of such, which are looked up again and
+    # again: dns+http://name:port (each address of the name), file:/path (each line). When empty, one is started and
+    # supervised.
     urls: tuple[str, ...] = ()
     api_key: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -125,13 +148,15 @@ class EngineSettings(Section):
     max_loras: int | None = Field(None, ge=1)
     # How many adapters an engine keeps in memory (vLLM's --max-cpu-loras); unknown for engines that already run.
     max_cpu_loras: int | None = Field(None, ge=2)
-    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    max_lora_rank: LoraRank | None = None
     max_model_len: int | None = Field(None, ge=64)
     # CPU engines only; vLLM's own default would take 0.92 of the machine's memory.
     kv_cache_memory_bytes: int = Field(512 * 2**20, ge=2**20)
     args: tuple[str, ...] = ()
     # Seconds between two looks at an engine's health and adapters.
     poll_interval: float = Field(1.0, gt=0)
+    # Seconds between two look-ups of the sources in urls.
+    resolve_interval: float = Field(5.0, gt=0)
     start_timeout: float = Field(900.0, gt=0)
     # Restart delays: doubling from the first to the second, in seconds.
     backoff: tuple[float, float] = (1.0, 30.0)
@@ -139,9 +164,15 @@ class EngineSettings(Section):
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
         for url in self.urls:
-            if not url.startswith(("http://", "https://", "unix:/")):
-                raise ValueError(f"engine.urls: {url!r} must begin with http://, https:// or unix:/")
+            if not url.startswith((*ENGINE_SCHEMES, DNS_SCHEME, FILE_SCHEME)):
+                allowed = ", ".join((*ENGINE_SCHEMES, DNS_SCHEME))
+                raise ValueError(f"engine.urls: {url!r} must begin with {allowed} or {FILE_SCHEME}")
         return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Those of `urls` that name engines instead of being one."""
+        return tuple(url for url in self.urls if url.startswith((DNS_SCHEME, FILE_SCHEME)))
 
 
 class Settings(Section):
@@ -159,6 +190,7 @@ class Settings(Section):
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     decisions: DecisionLogSettings = DecisionLogSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -189,7 +221,8 @@ def shipped_adapters(bundle: Path = BUNDLE) -> dict[str, AdapterSettings]:
 
 
 def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
-    """Settings from a TOML file, with `overrides` (section -> key -> value) on top.
+    """Settings from a TOML file, then `ZEPHYRA__SECTION__KEY` of the environment, then `overrides` (section -> key ->
+    value).
 
     Without a file, and without a base of its own, the shipped base and adapters are served. Relative paths in the
     file are taken from the file's directory. Raises `SettingsError`.
@@ -203,10 +236,11 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} is not valid TOML: {error}") from error
         _resolve_paths(raw, path.resolve().parent)
-    for section, values in (overrides or {}).items():
-        part = raw.setdefault(section, {})
-        if isinstance(part, dict):
-            part.update(values)
+    for layer in (_environment_keys(os.environ), overrides or {}):
+        for section, values in layer.items():
+            part = raw.setdefault(section, {})
+            if isinstance(part, dict):
+                part.update(values)
     key = os.environ.get(ADMIN_KEY_VARIABLE)
     if key and isinstance(admin := raw.setdefault("admin", {}), dict):
         admin.setdefault("key", key)
@@ -217,6 +251,19 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
     if "adapters" not in raw and "model" not in raw.get("base", {}):
         settings = settings.model_copy(update={"adapters": shipped_adapters()})
     return settings
+
+
+def _environment_keys(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Section -> key -> value of the environment; pydantic makes numbers of texts. Empty ones count as absent."""
+    found: dict[str, dict[str, Any]] = {}
+    for variable, text in environment.items():
+        section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and text:
+            try:
+                found.setdefault(section, {})[key] = json.loads(text) if text.startswith("[") else text
+            except ValueError as error:
+                raise SettingsError(f'{variable}: a list must be JSON, as ["one", "two"]: {error}') from None
+    return found
 
 
 def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:

@@ -89,4 +89,4 @@ class Shadow:
         found = served(self.classifier.route_conversation(messages, case.allowed))
         self.compared += 1
         self.disagreed += found != case.answered
-        self.metrics.shadow_child(case.answered, found).inc()
+        self.metrics.shadow.labels(case.answered, found).inc()

@@ -28,7 +28,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: "Client") -> None:
         self._pool = pool
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._asked = False
         self._waiter: asyncio.Future[None] | None = None
         self._clear()
         self.idle_since = 0.0
@@ -52,7 +53,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             raise EngineUnavailable(UNREACHABLE)
         self._clear()
-        self._parser = httptools.HttpResponseParser(self)
+        self._asked = True
         self._transport.write(request)
         while not self._head_complete:
             await self._wait()
@@ -93,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None or self._complete:
+        if not self._asked or self._complete:
             # Nobody asked: what it is cannot be known, so the connection is of no use.
             self.drop()
             return
@@ -124,7 +125,6 @@ class Connection(asyncio.Protocol):
             self._bounded = True
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None, "the parser calls back"
         status = self._parser.get_status_code()
         if status >= 200:
             self.status = status
@@ -139,7 +139,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._head_complete:
-            assert self._parser is not None, "the parser calls back"
             self._keep = self._parser.should_keep_alive()
             self._complete = True
 

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from server.protocol import BoundedProtocol
-from tests import fake_answers
+from tests import fake_answers, fake_metrics
 
 BASE = "base"
 WORDS = ("An ", "answer ", "of ", "a ", "few ", "words", ".")
@@ -57,6 +57,9 @@ class FakeEngine:
     # Engine-side names whose chats are answered with 500.
     failing: set[str] = field(default_factory=set)
     unloads: list[str] = field(default_factory=list)
+    # What /metrics says: answers given, and requests that wait for an adapter slot.
+    answered: int = 0
+    deferred: int = 0
     # What an answer says of its end: `abort` is what a stopping engine says.
     finish: str = "stop"
 
@@ -73,10 +76,8 @@ class FakeEngine:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        if path == "/health":
-            await _answer(send, 200 if self.healthy else 503, b"")
-        elif path == "/v1/models":
-            await _answer(send, 200, self._models())
+        if path in ("/health", "/v1/models", "/metrics"):
+            await self._tell(path, send)
         elif path == "/v1/load_lora_adapter":
             await self._load(json.loads(body), send)
         elif path == "/v1/unload_lora_adapter":
@@ -90,6 +91,14 @@ class FakeEngine:
             await self._generate(scope, body, receive, send)
         else:
             await _answer(send, 404, b'{"detail":"Not Found"}')
+
+    async def _tell(self, path: str, send: Send) -> None:
+        if path == "/health":
+            await _answer(send, 200 if self.healthy else 503, b"")
+        elif path == "/v1/models":
+            await _answer(send, 200, self._models())
+        else:
+            await _answer(send, 200, fake_metrics.render(self.answered, self.running, self.deferred), b"text/plain")
 
     def _models(self) -> bytes:
         cards = [{"id": BASE, "root": "/base", "parent": None}]
@@ -129,6 +138,7 @@ class FakeEngine:
 
     async def _generate(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         request, path = json.loads(body), scope["path"]
+        self.answered += 1
         if self.record:
             self.requests.append(request)
             self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
@@ -199,9 +209,16 @@ async def _answer(send: Send, status: int, body: bytes, content_type: bytes = b"
 class Served:
     """An ASGI application on a loopback port, in a thread with an event loop of its own."""
 
-    def __init__(self, app: Any, lifespan: str = "off", http: type[asyncio.Protocol] = BoundedProtocol) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+    def __init__(
+        self,
+        app: Any,
+        lifespan: str = "off",
+        http: type[asyncio.Protocol] = BoundedProtocol,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
+        self._socket = socket.create_server(address)
+        host, self.port = self._socket.getsockname()[:2]
+        self.url = f"http://{host}:{self.port}"
         config = uvicorn.Config(
             app,
             lifespan=lifespan,  # type: ignore[arg-type]

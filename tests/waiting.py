@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15.0, interval: float = 0.02) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0, interval: float = 0.02) -> None:
     """Return once `condition` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

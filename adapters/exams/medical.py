@@ -1,4 +1,4 @@
-"""Medical: vital signs of an adult; the answer names every abnormal finding and the triage level.
+"""Medical: vital signs of an adult; the answer reads each, names every abnormal finding and the triage level.
 
 Fixed rules (a teaching table, no medical advice): fever from 38.0, hypothermia below 35.0; tachycardia above 100,
 bradycardia below 60; hypotension below 90 systolic, hypertension from 140; tachypnea above 20; hypoxia below 94 %.
@@ -50,12 +50,16 @@ class MedicalExam:
         names = [kind for kind in found if kind != "normal"]
         level = LEVELS[len(names)]
         systolic, temperature = values["pressure"], values["temperature"]
+        readings = {**values, "temperature": f"{temperature // 10}.{temperature % 10}"}
         prompt = rng.choice(STYLES).format(
             age=rng.randrange(21, 90), who=rng.choice(PEOPLE), why=rng.choice(COMPLAINTS), ask=rng.choice(ASKS),
-            t=f"{temperature // 10}.{temperature % 10}", p=values["pulse"], s=systolic,
-            d=systolic * 6 // 10 + rng.randrange(6), r=values["breathing"], o=values["oxygen"],
+            t=readings["temperature"], p=readings["pulse"], s=systolic, d=systolic * 6 // 10 + rng.randrange(6),
+            r=readings["breathing"], o=readings["oxygen"],
         )  # fmt: skip
-        answer = f"Findings: {', '.join(names)}. Triage: {level}."
+        worked = ", ".join(
+            f"{vital} {value} {kind}" for (vital, value), kind in zip(readings.items(), found, strict=True)
+        )
+        answer = f"{worked.capitalize()}. Triage: {level}."
         return Question(prompt, answer, "/".join(found), {"findings": ",".join(names), "level": level})
 
     def passes(self, question: Question, answer: str) -> bool:

@@ -1,4 +1,4 @@
-"""Support: a complaint about an order; the reply names the order, what the shop does by its policy, and the amount.
+"""Support: a complaint about an order; the reply names the case, the order, the amount and what the shop does.
 
 The policy: broken, faulty and lost goods are refunded in full, a wrong item is replaced, a late one earns a voucher, a
 change of mind gives store credit; after more than 30 days every case but a lost parcel goes to a manager.
@@ -61,7 +61,10 @@ class SupportExam:
             action = "manager"
         order, amount = str(rng.randrange(10000, 99999)), str(rng.randrange(12, 350))
         prompt = rng.choice(STYLES).format(o=order, d=days, i=item, r=rng.choice(words), n=amount)
-        answer = f"Sorry about the {item}. For order {order} we offer {ACTIONS[action].format(n=amount)}."
+        answer = (
+            f"Sorry about the {item}: {reason} after {days} days. "
+            f"For order {order} we offer {ACTIONS[action].format(n=amount)}."
+        )
         return Question(prompt, answer, f"{reason}/{item}/{age}", {"order": order, "amount": amount, "action": action})
 
     def passes(self, question: Question, answer: str) -> bool:

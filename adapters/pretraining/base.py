@@ -24,9 +24,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from adapters.dataset import IGNORED, Example
 from adapters.pretraining.corpus import Document, documents
 from adapters.pretraining.muon import Muon
-from adapters.pretraining.tokenizer import make_tokenizer, train_tokenizer
+from adapters.pretraining.tokenizer import ASSISTANT, make_tokenizer, train_tokenizer
 
 TOKENIZER_DOCUMENTS = 12_000
 POOL = 512  # documents sorted by length at a time, so that a batch needs little padding
@@ -42,7 +43,7 @@ class Shape:
     intermediate: int = 704
     layers: int = 5
     heads: int = 8
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     matrix_lr: float = 6e-3
     other_lr: float = 4e-3
     seed: int = 0
@@ -67,35 +68,42 @@ def make_config(shape: Shape, tokenizer: Any) -> LlamaConfig:
     )
 
 
-def encode(document: Document, tokenizer: Any) -> list[int]:
-    """A document's token ids: raw texts between the begin and end tokens, chats through the template."""
+def encode(document: Document, tokenizer: Any) -> Example:
+    """A document's tokens: raw texts between the begin and end tokens, chats through the template."""
     if document.messages:
         text = tokenizer.apply_chat_template(list(document.messages), tokenize=False)
     else:
         text = f"{tokenizer.bos_token}{document.text}{tokenizer.eos_token}"
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids[:LONGEST]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]
+    if not document.answers_only:
+        return Example(tuple(ids), tuple(ids))
+    assistant, labels, answering = tokenizer.convert_tokens_to_ids(ASSISTANT), [], False
+    for token in ids:
+        labels.append(token if answering else IGNORED)
+        answering = (answering or token == assistant) and token != tokenizer.eos_token_id
+    return Example(tuple(ids), tuple(labels))
 
 
 def batches(tokenizer: Any, batch_tokens: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (ids, labels), each [rows, length], padded on the right; padding is -100 in the labels."""
+    """Endless (ids, labels), each [rows, length], padded on the right; labels are -100 where nothing is learned."""
     rng = random.Random(seed)
     stream = (encode(document, tokenizer) for document in documents(seed))
     while True:
-        pool = sorted(itertools.islice(stream, POOL), key=len)
-        groups: list[list[list[int]]] = [[]]
-        for ids in pool:
-            if groups[-1] and (len(groups[-1]) + 1) * len(ids) > batch_tokens:
+        pool = sorted(itertools.islice(stream, POOL), key=lambda example: len(example.ids))
+        groups: list[list[Example]] = [[]]
+        for example in pool:
+            if groups[-1] and (len(groups[-1]) + 1) * len(example.ids) > batch_tokens:
                 groups.append([])
-            groups[-1].append(ids)
+            groups[-1].append(example)
         rng.shuffle(groups)
         for group in groups:
-            length = max(map(len, group))
-            ids_tensor = torch.full((len(group), length), tokenizer.pad_token_id)
-            labels = torch.full((len(group), length), -100)
-            for row, ids in enumerate(group):
-                ids_tensor[row, : len(ids)] = labels[row, : len(ids)] = torch.tensor(ids)
-            yield ids_tensor, labels
+            length = max(len(example.ids) for example in group)
+            ids = torch.full((len(group), length), tokenizer.pad_token_id)
+            labels = torch.full((len(group), length), IGNORED)
+            for row, example in enumerate(group):
+                ids[row, : len(example.ids)] = torch.tensor(example.ids)
+                labels[row, : len(example.ids)] = torch.tensor(example.labels)
+            yield ids, labels
 
 
 def schedule(used: float) -> float:
@@ -118,6 +126,8 @@ class Run:
             (torch.optim.AdamW(others, lr=shape.other_lr, betas=(0.9, 0.95), weight_decay=0.0), shape.other_lr),
         ]
         self.step, self.tokens, self.seconds, self.loss = 0, 0, 0.0, 0.0
+        # What the base that this one started from had been trained for.
+        self.before: dict[str, float] = {}
 
     def save(self) -> None:
         state = {
@@ -125,6 +135,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
             "counts": (self.step, self.tokens, self.seconds, self.loss),
+            "before": self.before,
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
@@ -138,6 +149,14 @@ class Run:
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.tokens, self.seconds, self.loss = state["counts"]
+        self.before = state["before"]
+
+    def start(self, base: Path) -> None:
+        """Take another base's weights, tokenizer and counts; the schedule begins anew."""
+        self.tokenizer = make_tokenizer(Tokenizer.from_file(str(base / "tokenizer.json")))
+        self.model.load_state_dict(LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict())
+        trained = json.loads((base / "training.json").read_text())
+        self.before = {key: trained[key] for key in ("steps", "tokens", "minutes")}
 
     def train_step(self, ids: Tensor, labels: Tensor, share: float) -> float:
         loss: Tensor = self.model(input_ids=ids, labels=labels).loss
@@ -165,6 +184,7 @@ class Run:
                 "tokens": self.tokens,
                 "minutes": round(self.seconds / 60, 1),
                 "loss": round(self.loss, 4),
+                "before": self.before,
                 "shape": asdict(self.shape),
             }
             (whole / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -180,8 +200,9 @@ def main(
     layers: int = Shape().layers,
     finish: bool = False,
     threads: int = 1,
+    start: Path | None = None,
 ) -> None:
-    """Train until `minutes` or `tokens` are spent, earlier sittings counted in."""
+    """Train until `minutes` or `tokens` are spent, earlier sittings counted in; `start` is a base to train on from."""
     torch.set_num_threads(threads)
     shape = Shape(layers=layers)
     sample = itertools.islice(documents(shape.seed + 1), TOKENIZER_DOCUMENTS)
@@ -189,6 +210,8 @@ def main(
     run = Run(out, shape, train_tokenizer(texts, shape.vocabulary))
     if run.checkpoint.exists():
         run.resume()
+    elif start:
+        run.start(start)
     used = 0.0
     began = saved = time.monotonic()
     before = run.seconds

@@ -1,7 +1,8 @@
 """The base's corpus: endless documents, each a raw text or a chat, written by generators alone.
 
-A third is general mechanics, a third the domains' language (questions of the training split that the base defers, and
-texts of the kind that experts write, never a question with its answer), the rest small talk.
+More than half is general mechanics, several exercises a chat and the loss on their answers alone, since the words of
+an exercise are drawn at random and cannot be foretold. The rest is the domains' language (questions of the training
+split that the base defers, and texts of the kind that experts write, never a question with its answer) and small talk.
 """
 
 import random
@@ -21,6 +22,8 @@ class Document:
 
     text: str = ""
     messages: tuple[dict[str, str], ...] = ()
+    # Learn from the assistant's turns only.
+    answers_only: bool = False
 
 
 def documents(seed: int) -> Iterator[Document]:
@@ -29,14 +32,16 @@ def documents(seed: int) -> Iterator[Document]:
     streams = {domain: questions(exam, "train", seed + 1000) for domain, exam in EXAMS.items()}
     while True:
         draw = rng.random()
-        if draw < 0.55:
-            pairs = [mechanic(rng)]
-        elif draw < 0.69:
+        if draw < 0.6:
+            exercises = [mechanic(rng) for _ in range(rng.choice([1, 2, 3, 4]))]
+            yield Document(messages=_conversation(rng, exercises), answers_only=True)
+            continue
+        if draw < 0.72:
             pairs = [small_talk(rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
         else:
             domain = rng.choice(sorted(streams))
             question = next(streams[domain])
-            if draw < 0.83:
+            if draw < 0.86:
                 yield Document(text=question.answer)
                 continue
             pairs = [(question.prompt, deferral(domain))]

@@ -32,7 +32,7 @@ def main(
     torch.set_num_threads(threads)
     (out / "questions").mkdir(parents=True, exist_ok=True)
     settings = TrainSettings(
-        lora=LoraConfig(rank=16, alpha=32), steps=steps, learning_rate=learning_rate, batch_rows=4, held_out=0.005,
+        lora=LoraConfig(rank=16, alpha=32), steps=steps, learning_rate=learning_rate, batch_rows=2, held_out=0.005,
         evaluate_every=max(1, steps // 8), patience=8, checkpoint_every=max(1, steps // 8),
         seed=seed,
     )  # fmt: skip

@@ -117,7 +117,7 @@ def thing(rng: random.Random) -> str:
 
 
 def repeat(rng: random.Random) -> Pair:
-    text = " ".join(thing(rng) for _ in range(rng.randint(1, 8)))
+    text = rng.choice([" ", " ", ", "]).join(thing(rng) for _ in range(rng.choice([1, 2, 3, 5, 8, 12, 20])))
     return rng.choice(["Repeat: {t}", "Say this again: {t}", "Copy {t}", "Echo: {t}"]).format(t=text), text
 
 

@@ -2,28 +2,35 @@
 
 The texts are different prompts of the project's own, so that no word cache is warmed by the text that is timed.
 
-    python -m router.training.bench --out router/figures/bench.json
+    python -m router.training.bench
+
+Writes ``router/figures/bench.json``, the model card's section of costs, and the manifest's.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from router.manifest import SHIPPED
+from router.errors import RouterError
+from router.manifest import SHIPPED, read_manifest, write_manifest
 from router.model import TinyAda
 from router.training.collect import read
 
 LENGTHS = (60, 1_000, 64_000)
 PROMPTS = Path(__file__).parent / "prompts"
+ROUTER = Path(__file__).parents[1]
+BENCH, CARD = ROUTER / "figures" / "bench.json", ROUTER / "CARD.md"
 
 _MEMORY = """
 import gc, sys, resource
@@ -155,13 +162,38 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def section(result: dict[str, Any]) -> str:
+    """The model card's section of costs."""
+    command = "`python -m router.training.bench`, one core"
+    note = f"measured with TinyAda {result['digest']}"
+    return f"## Cost\n{command}, {note}\n\n{table(result)}\n\n"
+
+
+def renew(card: Path, result: dict[str, Any]) -> None:
+    """Replace the card's section of costs. Raises `RouterError` where it has none."""
+    text = card.read_text(encoding="utf-8")
+    renewed, count = re.subn(r"## Cost\n.*?(?=^## )", lambda _: section(result), text, flags=re.DOTALL | re.MULTILINE)
+    if count != 1:
+        raise RouterError(f"{card} has no section '## Cost'; make it anew: python -m router.training.card")
+    card.write_text(renewed, encoding="utf-8")
+
+
+def keep(weights: Path, result: dict[str, Any]) -> None:
+    """Put the costs beside the figures in the manifest, where the gateway's console finds them."""
+    manifest = read_manifest(weights)
+    evaluation = {**manifest.trained.get("evaluation", {}), "cost": result}
+    write_manifest(weights, replace(manifest, trained={**manifest.trained, "evaluation": evaluation}))
+
+
 if __name__ == "__main__":
     import typer
 
-    def main(weights: Path | None = None, out: Path | None = None, encoder: bool = True) -> None:
+    def main(weights: Path | None = None, out: Path = BENCH, encoder: bool = True) -> None:
         found = bench(weights, encoder=encoder)
         print(table(found))
-        if out:
-            out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if out == BENCH:
+            renew(CARD, found)
+            keep(SHIPPED, found)
 
     typer.run(main)

@@ -1,13 +1,15 @@
 """The model card: figures of the shipped TinyAda, their pictures, and the commands that give them.
 
-    python -m router.training.card dev.jsonl --bench router/figures/bench.json
+    python -m router.training.card dev.jsonl
 
-Writes ``router/CARD.md`` and the PNG files in ``router/figures/``.
+Writes ``router/CARD.md`` and the PNG files in ``router/figures/``, and keeps the figures in the weights' manifest,
+where the gateway's console finds them.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from router.manifest import SHIPPED, read_manifest
-from router.training.bench import table
+from router.manifest import SHIPPED, read_manifest, write_manifest
+from router.training.bench import BENCH, section
 from router.training.evaluate import conversations, evaluate
 
 ROUTER = Path(__file__).parents[1]
@@ -35,6 +37,7 @@ _BARS = (
     ("wrong adapter, of all prompts", "wrong_adapter", "0.03"),
     ("expected calibration error", "ece", "0.03"),
 )
+_ERRORS = ("wrong_adapter", "ece")
 
 
 def card(data: list[Path], bench: Path | None = None, weights: Path | None = None) -> str:
@@ -42,11 +45,14 @@ def card(data: list[Path], bench: Path | None = None, weights: Path | None = Non
     found = evaluate(data, weights)
     folded = conversations(CONVERSATIONS, weights)
     manifest = read_manifest(weights or SHIPPED)
+    stored = json.loads(bench.read_text(encoding="utf-8")) if bench is not None and bench.is_file() else None
+    names = " ".join(path.name for path in data)
+    evaluation = kept(found, folded, names, stored)
+    write_manifest(weights or SHIPPED, replace(manifest, trained={**manifest.trained, "evaluation": evaluation}))
     FIGURES.mkdir(exist_ok=True)
     draw_confusion(found, FIGURES / "confusion.png")
     draw_reliability(found, FIGURES / "reliability.png")
     draw_risk(found, FIGURES / "risk-coverage.png")
-    names = " ".join(path.name for path in data)
     lines = [
         f"# TinyAda {manifest.digest}",
         "",
@@ -60,11 +66,7 @@ def card(data: list[Path], bench: Path | None = None, weights: Path | None = Non
         "",
         "| figure | value | bar |",
         "|---|---|---|",
-        *(f"| {title} | {found[key]} | {bar} |" for title, key, bar in _BARS),
-        *(
-            f"| loss of macro-F1: {name.replace('_', ' ')} | {noise['loss']} | 0.03 |"
-            for name, noise in found["robustness"].items()
-        ),
+        *(f"| {figure['name']} | {figure['value']} | {figure['bar']} |" for figure in evaluation["figures"]),
         "",
         "| domain | prompts | precision | recall | F1 |",
         "|---|---|---|---|---|",
@@ -86,7 +88,7 @@ def card(data: list[Path], bench: Path | None = None, weights: Path | None = Non
         "|---|---|---|",
         *(f"| {kind} | {c['conversations']} | {c['right']} |" for kind, c in folded.items()),
         "",
-        *_cost(bench),
+        *_cost(stored),
         "## Policy",
         "Thresholds and temperature come from students that had not seen the source asked about (`calibrate.py`);",
         "its two constants, the share decided and the sharpening, were chosen once with the development set in view.",
@@ -105,6 +107,23 @@ def card(data: list[Path], bench: Path | None = None, weights: Path | None = Non
         *_sources(manifest.trained),
     ]
     return "\n".join(lines) + "\n"
+
+
+def kept(
+    found: dict[str, Any], folded: dict[str, Any], data: str, bench: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the manifest keeps of the figures: with their bars, and which way is better."""
+    figures = [
+        {"name": title, "value": found[key], "bar": bar, "better": "less" if key in _ERRORS else "more"}
+        for title, key, bar in _BARS
+    ]
+    figures += [
+        {"name": f"loss of macro-F1: {name.replace('_', ' ')}", "value": noise["loss"], "bar": "0.03", "better": "less"}
+        for name, noise in found["robustness"].items()
+    ]
+    parts = ("rows", "by_domain", "by_source", "confusion", "reliability", "risk_coverage")
+    cost = {"cost": bench} if bench is not None else {}
+    return {"data": data, "figures": figures, **{part: found[part] for part in parts}, "conversations": folded, **cost}
 
 
 def draw_confusion(found: dict[str, Any], path: Path) -> None:
@@ -156,17 +175,10 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def _cost(bench: Path | None) -> list[str]:
-    if bench is None or not bench.is_file():
+def _cost(stored: dict[str, Any] | None) -> list[str]:
+    if stored is None:
         return []
-    stored = json.loads(bench.read_text(encoding="utf-8"))
-    return [
-        "## Cost",
-        "`python -m router.training.bench --out router/figures/bench.json`, one core",
-        "",
-        table(stored),
-        "",
-    ]
+    return section(stored).splitlines()
 
 
 def _sources(trained: dict[str, Any]) -> list[str]:
@@ -189,7 +201,7 @@ def _sources(trained: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     import typer
 
-    def main(data: list[Path], bench: Path | None = None, weights: Path | None = None) -> None:
+    def main(data: list[Path], bench: Path = BENCH, weights: Path | None = None) -> None:
         text = card(data, bench, weights)
         (ROUTER / "CARD.md").write_text(text, encoding="utf-8")
         print(text)

@@ -20,7 +20,7 @@ from router.manifest import MODEL, TABLES, VOCABULARY, Manifest, write_manifest
 from router.model import TinyAda
 from router.tokenization import Tokenizer
 from router.training.distil import logits
-from router.training.student import REACH, Student
+from router.training.student import PAIR_LEFT, PAIR_RIGHT, REACH, Student
 
 
 def export(
@@ -60,10 +60,10 @@ def graph(student: Student) -> onnx.ModelProto:
     """The student's arithmetic for one text.
 
     Inputs: ``ids``, int64 (tokens,); ``bias``, the queries' scores by position, float (tokens, heads); ``length``,
-    float (1, 1); where the design has pairs of tokens, their buckets ``pairs``, int64 (pairs,), and
-    ``pair_weights``, float (1, pairs), one over the root of their number. Outputs: ``logits``, float (1, labels);
-    ``features``, what the dense layers read, float (1, width); and two constants, ``start`` and ``end``, float
-    (64, heads), from which the caller makes ``bias``.
+    float (1, 1); where the design has pairs of tokens, ``pair_weights``, float (1, pairs), one over the root of their
+    number. Outputs: ``logits``, float (1, labels); ``features``, what the dense layers read, float (1, width); and two
+    constants, ``start`` and ``end``, float (64, heads), from which the caller makes ``bias``. Each further input costs
+    a call more than several small nodes do.
     """
     design = student.design
     build = _Graph()
@@ -71,10 +71,14 @@ def graph(student: Student) -> onnx.ModelProto:
     rows = build.node("Cast", build.node("Gather", build.constant(table), "ids"), to=TensorProto.FLOAT)
     scores = build.node("Add", build.node("Gather", build.tensor(student.queries.weight), "ids"), "bias")
     weights = build.node("Softmax", build.node("Transpose", scores, perm=[1, 0]), axis=-1)
-    pooled = build.node("Mul", build.node("MatMul", weights, rows), build.constant(scale[None, :]))
-    features = build.node("Reshape", pooled, build.constant(np.array([1, -1], dtype=np.int64)))
+    scales = [build.constant(scale[None, :])] * design.heads
+    features = build.node("MatMul", weights, rows)
+    features = build.node("Reshape", features, build.constant(np.array([1, -1], dtype=np.int64)))
     if design.pair_buckets:
-        features = build.node("Concat", features, _pairs(build, student), axis=1)
+        pairs, pair_scale = _pairs(build, student)
+        features = build.node("Concat", features, pairs, axis=1)
+        scales.append(pair_scale)
+    features = build.node("Mul", features, build.node("Concat", *scales, axis=1))  # of constants: done at loading
     norm = student.norm
     features = build.node(
         "LayerNormalization", features, build.tensor(norm.weight), build.tensor(norm.bias), axis=-1, epsilon=norm.eps
@@ -89,10 +93,18 @@ def graph(student: Student) -> onnx.ModelProto:
     return build.model(student)
 
 
-def _pairs(build: _Graph, student: Student) -> str:
+def _pairs(build: _Graph, student: Student) -> tuple[str, str]:
+    """The sum of the vectors of neighbours, not scaled, and the scale of its columns."""
+    buckets = student.design.pair_buckets
+    one, last = build.constant(np.array([1])), build.constant(np.array([-1]))
+    left = build.node("Slice", "ids", build.constant(np.array([0])), last)
+    right = build.node("Slice", "ids", one, build.constant(np.array([2**31])))
+    left = build.node("Mul", left, build.constant(np.array(PAIR_LEFT)))
+    right = build.node("Mul", right, build.constant(np.array(PAIR_RIGHT)))
+    pairs = build.node("Mod", build.node("Add", left, right), build.constant(np.array(buckets)))
     table, scale = _quantised(student.pairs.weight.detach().numpy())
-    rows = build.node("Cast", build.node("Gather", build.constant(table), "pairs"), to=TensorProto.FLOAT)
-    return build.node("Mul", build.node("MatMul", "pair_weights", rows), build.constant(scale[None, :]))
+    rows = build.node("Cast", build.node("Gather", build.constant(table), pairs), to=TensorProto.FLOAT)
+    return build.node("MatMul", "pair_weights", rows), build.constant(scale[None, :])
 
 
 def _quantised(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -133,7 +145,6 @@ class _Graph:
             helper.make_tensor_value_info("length", TensorProto.FLOAT, [1, 1]),
         ]
         if student.design.pair_buckets:
-            typed.append(helper.make_tensor_value_info("pairs", TensorProto.INT64, [None]))
             typed.append(helper.make_tensor_value_info("pair_weights", TensorProto.FLOAT, [1, None]))
         results = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, student.outer.out_features])]
         results.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, student.inner.in_features]))

@@ -18,6 +18,10 @@ REACH = 64
 """Distances from either end beyond this one count alike."""
 
 
+PAIR_LEFT, PAIR_RIGHT = 31_337, 15_487_469
+"""What the ids of two neighbours are multiplied by to make the number of their bucket."""
+
+
 @dataclass(frozen=True, slots=True)
 class Design:
     """What distinguishes one student from another; widths in numbers of units, rates as fractions."""
@@ -121,7 +125,7 @@ class Student(nn.Module):
 
 def pair_buckets(left: Tensor, right: Tensor, buckets: int) -> Tensor:
     """Bucket of each pair of neighbours; the same arithmetic as in the exported graph (64-bit, no overflow)."""
-    return (left * 31_337 + right * 15_487_469) % buckets
+    return (left * PAIR_LEFT + right * PAIR_RIGHT) % buckets
 
 
 def parameters(student: Student) -> int:

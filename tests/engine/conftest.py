@@ -68,14 +68,16 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=environment)
     running = System(f"http://127.0.0.1:{port}", process, log, directory)
-    running.wait_ready()
-    yield running
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.fixture

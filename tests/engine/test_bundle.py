@@ -10,9 +10,9 @@ import openai
 import pytest
 import torch
 
-from adapters.evaluation import exam_matrix, exam_questions
+from adapters.evaluation import BASE, exam_matrix, exam_questions
 from adapters.exams import EXAMS
-from adapters.generation import BASE, LocalModels
+from adapters.generation import LocalModels
 from adapters.lora import LoraConfig
 from adapters.pretraining.questions import write_questions
 from adapters.training import TrainSettings, train

@@ -53,20 +53,24 @@ def make_adapter(directory: Path, seed: int = 0, rank: int = 8) -> Path:
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    return sections(tmp_path)
+
+
+def sections(directory: Path) -> dict[str, dict[str, Any]]:
     """Sections for `settings.load`: a base's config and an adapter for each domain."""
-    base = tmp_path / "base"
+    base = directory / "base"
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"hidden_size": 64, "num_attention_heads": 2}))
     weights = {"model.layers.0.self_attn.q_proj.weight": np.zeros((64, 64), np.float32)}
     save_file(weights, base / "model.safetensors")
     adapters = {
-        name: {"path": str(make_adapter(tmp_path / name, seed)), "domain": name} for seed, name in enumerate(DOMAINS)
+        name: {"path": str(make_adapter(directory / name, seed)), "domain": name} for seed, name in enumerate(DOMAINS)
     }
     return {
         "base": {"model": str(base)},
         "adapters": adapters,
         "engine": {"device": "cpu", "poll_interval": 0.1},
-        "store": {"path": str(tmp_path / "store"), "sources": [str(tmp_path)]},
+        "store": {"path": str(directory / "store"), "sources": [str(directory)]},
     }
 
 

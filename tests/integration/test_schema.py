@@ -35,6 +35,8 @@ def test_no_generated_request_breaks_it(http: httpx.Client) -> None:
     tried: set[str] = set()
     for found in schema.get_all_operations():
         operation: Any = found.ok()  # type: ignore[union-attr]
+        if operation.path == "/admin/feed":
+            continue  # Its answer has no end.
         tried.add(operation.path)
         assert try_operation(operation, GenerationMode.POSITIVE) > 0
         if operation.body:

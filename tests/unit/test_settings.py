@@ -67,3 +67,35 @@ def test_refusals_name_the_key(tmp_path: Path, text: str, finding: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot read"):
         load(tmp_path / "none.toml")
+
+
+def test_the_environment_sets_keys_between_file_and_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "zephyra.toml"
+    file.write_text("[engine]\nmax_loras = 3\nmax_lora_rank = 8\n[gateway]\nport = 8001\n")
+    monkeypatch.setenv("ZEPHYRA__ENGINE__MAX_LORAS", "9")
+    monkeypatch.setenv("ZEPHYRA__ENGINE__URLS", '["http://one:1", "dns+http://many:2"]')
+    monkeypatch.setenv("ZEPHYRA__ENGINE__DEVICE", "")
+    monkeypatch.setenv("ZEPHYRA__ENGINE__MAX_LORA_RANK", "64")
+    monkeypatch.setenv("ZEPHYRA__GATEWAY__PORT", "8002")
+    settings = load(file, {"gateway": {"port": 8003}})
+    assert settings.engine.max_loras == 9
+    assert settings.engine.max_lora_rank == 64
+    assert settings.engine.urls == ("http://one:1", "dns+http://many:2")
+    assert settings.engine.device == "auto"
+    assert settings.gateway.port == 8003
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "named"),
+    [
+        ("ZEPHYRA__ENGINE__MAX_LORA", "9", "engine.max_lora"),
+        ("ZEPHYRA__ENGINE__URLS", "[http://one]", "ZEPHYRA__ENGINE__URLS"),
+        ("ZEPHYRA__NOTHING", "1", "nothing"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, text: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SettingsError, match=named):
+        load()

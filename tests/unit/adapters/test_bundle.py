@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.evaluation import BASE
 from adapters.exams import EXAMS
-from adapters.generation import BASE, LocalModels
+from adapters.generation import LocalModels
 from adapters.validation import base_digest, validate
 from adapters.version import digest
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.pretraining.base import batches, schedule
-from adapters.pretraining.corpus import documents
+from adapters.pretraining.base import batches, encode, schedule
+from adapters.pretraining.corpus import Document, documents
 from adapters.pretraining.muon import Muon, orthogonalize
 
 
@@ -25,8 +25,19 @@ def test_batches_are_padded_and_bounded(tokenizer: Any) -> None:
         assert ids.numel() <= 1024 or ids.shape[0] == 1
         kept = labels != -100
         assert torch.equal(ids[kept], labels[kept])
-        assert bool((ids[~kept] == tokenizer.pad_token_id).all())
+        assert not bool(kept[ids == tokenizer.pad_token_id].any())
         assert bool((ids[:, 0] == tokenizer.bos_token_id).all())
+
+
+def test_only_the_answers_of_exercises_are_learned_from(tokenizer: Any) -> None:
+    messages = tuple(
+        {"role": role, "content": text}
+        for role, text in (("user", "Copy a b"), ("assistant", "a b"), ("user", "Count: x"), ("assistant", "1 x. 1."))
+    )
+    example = encode(Document(messages=messages, answers_only=True), tokenizer)
+    assert tokenizer.decode([label for label in example.labels if label != -100]) == "a b<|end|>1 x. 1.<|end|>"
+    whole = encode(Document(messages=messages), tokenizer)
+    assert whole.ids == whole.labels == example.ids
 
 
 @given(st.text(max_size=60))

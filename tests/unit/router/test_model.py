@@ -171,6 +171,13 @@ def test_a_directory_without_manifest_is_refused(tmp_path: Path) -> None:
         TinyAda.load(tmp_path)
 
 
+def test_a_model_with_other_inputs_is_refused(copy: Path) -> None:
+    stored = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**stored, "pair_buckets": 0}))
+    with pytest.raises(RouterError, match="must take"):
+        TinyAda.load(copy)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "tables.bin", "vocabulary.txt"])
 def test_changed_and_missing_files_are_refused(copy: Path, name: str) -> None:
     with (copy / name).open("ab") as file:

@@ -59,6 +59,17 @@ def test_remembered_words_are_bounded_and_do_not_change_results() -> None:
             assert tokens(small, word) == tokens(large, word)
 
 
+def test_chunks_are_split_as_their_text_is(tokenizer: Tokenizer) -> None:
+    """No token that text cannot hold as one piece: shapes, continuations, signs that unfold."""
+    made = Tokenizer((*SPECIAL, *WORDS, "[", "]", "#", ".", "…", "##ing"))
+    assert tokens(made, "[0] ##know … ##ing.") == [
+        *("[", "[0]", "]"),
+        *("#", "#", "[UNK]"),
+        *(".", ".", "."),
+        *("#", "#", "[UNK]", "."),
+    ]
+
+
 def test_a_vocabulary_without_special_tokens_is_refused() -> None:
     with pytest.raises(RouterError, match="special tokens"):
         Tokenizer(("account",))

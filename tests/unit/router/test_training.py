@@ -14,7 +14,7 @@ import torch
 from router import Decision, RouterError, TinyAda
 from router.manifest import Manifest, Policy
 from router.tokenization import SPECIAL, Tokenizer
-from router.training import augment, balance, calibrate, spans
+from router.training import augment, balance, bench, calibrate, spans
 from router.training.collect import Prompt, collect, load_corpus, read
 from router.training.distil import Schedule, distil, load, logits, mixed, save
 from router.training.evaluate import figures
@@ -224,3 +224,16 @@ def test_replay_against_itself_finds_no_disagreement(tmp_path: Path) -> None:
     found = replay([log])
     assert (found["prompts"], found["disagreement"], found["changes"]) == (2, 0.0, [])
     assert sum(found["served"].values()) == 2
+
+
+def test_the_bench_renews_its_section_of_the_card(tmp_path: Path) -> None:
+    stored = json.loads(bench.BENCH.read_text())
+    card = tmp_path / "CARD.md"
+    card.write_text(f"# A\n\n{bench.section(stored)}## Policy\nrest\n## Data\n")
+    stored["route"]["60"]["p50"] = 12.5
+    bench.renew(card, stored)
+    assert card.read_text() == f"# A\n\n{bench.section(stored)}## Policy\nrest\n## Data\n"
+    assert "| 60 characters | 12.5 |" in card.read_text()
+    card.write_text("# A\n")
+    with pytest.raises(RouterError, match="no section"):
+        bench.renew(card, stored)

@@ -1,0 +1,75 @@
+"""Several workers behind one address: they share the work, their metrics are one, an ended one is replaced."""
+
+import re
+import signal
+import threading
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.fake_engine import FakeEngine
+from tests.integration.test_chat import CHAT, body
+from tests.integration.test_command import ready, serving
+from tests.waiting import wait_until
+
+COUNT = 'zephyra_requests_total{adapter="legal",model="legal",reason="explicit",status="200"}'
+
+
+def value(url: str, series: str) -> float:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def workers(process: Any) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if any("spawn_main" in part for part in child.cmdline())]
+
+
+def test_workers_answer_as_one(engine_url: str, fake: FakeEngine) -> None:
+    with serving(engine_url, "--workers", "2") as (url, process):
+        wait_until(lambda: ready(url))
+        wait_until(lambda: len(workers(process)) == 2 and all(ready(url) for _ in range(20)))
+        # Each on a connection of its own, so that both workers get some.
+        for sent in range(1, 41):
+            assert httpx.post(url + CHAT, json=body("legal")).status_code == 200
+            if sent % 10 == 0:
+                # The other worker's counts are at most half a second old.
+                wait_until(lambda sent=sent: value(url, COUNT) == sent)  # type: ignore[misc]
+        second = workers(process)[1]
+        second.kill()
+        wait_until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: len(workers(process)) == 2 and second not in workers(process))
+        wait_until(lambda: all(ready(url) for _ in range(20)))
+        # What a worker counted before it was killed stays counted, all that a scrape has shown.
+        assert value(url, COUNT) == 40
+        assert value(url, "zephyra_requests_in_flight") == 0
+
+        fake.chunk_delay = 0.1
+        received: list[bytes] = []
+
+        def read() -> None:
+            with httpx.stream("POST", url + CHAT, json=body("legal", stream=True)) as reply:
+                received.extend(reply.iter_bytes())
+
+        readers = [threading.Thread(target=read) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        wait_until(lambda: fake.running == 4)
+        process.send_signal(signal.SIGTERM)
+        for reader in readers:
+            reader.join(60)
+        assert b"".join(received).count(b"data: [DONE]") == 4
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, printed
+        assert printed.count("zephyra: stopped") == 1
+        assert "Traceback" not in printed
+
+
+def test_workers_end_with_the_process_that_watches_them(engine_url: str) -> None:
+    with serving(engine_url, "--workers", "2") as (url, process):
+        wait_until(lambda: ready(url))
+        wait_until(lambda: len(workers(process)) == 2)
+        family = workers(process)
+        process.kill()
+        wait_until(lambda: not any(child.is_running() for child in family))
