@@ -111,7 +111,8 @@ class TinyAda:
 
     def features(self, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What the student pools from a text, shape (features,), and its logits, shape (labels,)."""
-        logits, features = self._session.run(_BOTH, self._feeds(self._tokenizer.encode(text)[:_LONGEST]))
+        ids = self._tokenizer.encode(text)[:_LONGEST]
+        logits, features = self._session.run(_BOTH, {"ids": ids, **self._by_count(len(ids))})
         return features[0], logits[0]
 
     def route(self, text: str, allowed: Container[str] | None = None) -> Decision:
@@ -149,16 +150,14 @@ class TinyAda:
         return scores
 
     def _logits(self, ids: NDArray[np.int64]) -> list[float]:
+        feeds = self._inputs.get(len(ids)) or self._by_count(len(ids))
         logits: list[float]
         if not self.added:
-            logits = self._session.run(_LOGITS, self._feeds(ids))[0][0].tolist()
+            logits = self._session.run(_LOGITS, {"ids": ids, **feeds})[0][0].tolist()
             return logits
-        known, features = self._session.run(_BOTH, self._feeds(ids))
+        known, features = self._session.run(_BOTH, {"ids": ids, **feeds})
         logits = known[0].tolist()
         return [*logits, *[domain.logit(features[0], logits) for domain in self.added]]
-
-    def _feeds(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return {"ids": ids, **(self._inputs.get(len(ids)) or self._by_count(len(ids)))}
 
     def _by_count(self, count: int) -> dict[str, NDArray[Any]]:
         """The inputs that depend on the number of tokens alone; kept for short texts."""

@@ -65,7 +65,7 @@ def measure(domain: str, rows: Sequence[Prompt], weights: Path, count: int, draw
 def _macro(rows: Sequence[Prompt], decisions: Sequence[Decision], new: str) -> float:
     """Macro-F1 over the domains that were there before; a prompt sent to the new one is a miss."""
     scores = figures(rows, decisions)["by_domain"]
-    return sum(score["f1"] for name, score in scores.items() if name != new) / len(scores.keys() - {new})
+    return float(sum(score["f1"] for name, score in scores.items() if name != new) / len(scores.keys() - {new}))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -63,8 +63,11 @@ def train_without(
 
 def _policy(domain: str) -> Policy:
     policy = read_manifest(SHIPPED).policy
-    kept = {key: {k: v for k, v in getattr(policy, key).items() if k != domain} for key in ("thresholds", "mentions")}
-    return replace(policy, **kept)
+    thresholds, mentions = (
+        {name: limit for name, limit in limits.items() if name != domain}
+        for limits in (policy.thresholds, policy.mentions)
+    )
+    return replace(policy, thresholds=thresholds, mentions=mentions)
 
 
 def _encoder_tokens() -> list[str]:
