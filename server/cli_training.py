@@ -73,6 +73,9 @@ def train_adapter(
     rank: Annotated[int, typer.Option(min=1)] = 16,
     alpha: Annotated[float, typer.Option(min=0.1)] = 32.0,
     learning_rate: Annotated[float, typer.Option(min=1e-7)] = 2e-3,
+    batch_rows: Annotated[
+        int, typer.Option(help="Packed rows of 256 tokens a step; two suit a CPU, a GPU takes more.", min=1)
+    ] = 2,
     qlora: Annotated[bool, typer.Option(help="Keep the frozen base in 4-bit NF4.")] = False,
     dora: Annotated[bool, typer.Option(help="DoRA, for comparison only: no engine here serves it.")] = False,
     seed: int = 0,
@@ -82,7 +85,9 @@ def train_adapter(
     from adapters.dataset import DataError
 
     config = lora.LoraConfig(rank=rank, alpha=alpha, dora=dora)
-    settings = training.TrainSettings(lora=config, qlora=qlora, steps=steps, learning_rate=learning_rate, seed=seed)
+    settings = training.TrainSettings(
+        lora=config, qlora=qlora, steps=steps, learning_rate=learning_rate, batch_rows=batch_rows, seed=seed
+    )
     try:
         manifest = training.train(base, data, domain, out, settings)
     except (OSError, ValueError, DataError) as error:
