@@ -10,8 +10,6 @@ const TRIED_TOKENS = 48;
 
 let domains = [];
 let choices = null;
-// Whether this gateway teaches TinyAda a domain from examples.
-let learns = false;
 
 export function form(after) {
   choices = h("datalist", { id: "domains" });
@@ -29,7 +27,8 @@ export function form(after) {
     event.preventDefault();
     const body = { path: path.value.trim(), activate: activate.checked };
     if (domain.value.trim()) body.domain = domain.value.trim();
-    if (learns && lines().length) body.examples = lines();
+    // A domain that TinyAda knows already is not learned from examples.
+    if (body.domain && !domains.includes(body.domain) && lines().length) body.examples = lines();
     const adapter = name.value.trim();
     await act({
       title: `Publish a version of ${adapter}?`,
@@ -62,10 +61,10 @@ export function form(after) {
     h("h3", { id: "add-title" }, "Add a version by its path"),
     h("div", { class: "fields" },
       field("add-name", "Adapter", name, "A new name, or one above for another version of it."),
-      field("add-domain", "Domain", domain, "Which of TinyAda's domains it answers; empty for requests that name it."),
+      field("add-domain", "Domain", domain, "Which of TinyAda's domains it answers, or a new one that the examples teach; empty for requests that name it."),
       field("add-path", "Path", path, "Absolute, on the gateway's machine: adapter_config.json and adapter_model.safetensors.")),
     choices,
-    field("add-examples", "Example prompts, one a line", examples, "The first few are asked once the version is up, so that you see what it answers."),
+    field("add-examples", "Example prompts, one a line", examples, "Sixteen or more teach TinyAda a new domain. The first few are asked once the version is up, so that you see what it answers."),
     h("label", { class: "switch" }, activate, "Give it every request once it is proved"),
     h("div", { class: "actions" },
       h("button", { type: "button", class: "quiet", id: "add-preview", onclick: preview }, "Where do the examples go now?"),
@@ -80,16 +79,6 @@ export function knownDomains(router) {
   if (names.join() === domains.join()) return;
   domains = names;
   replace(choices, names.map((value) => h("option", { value })));
-  canLearn();
-}
-
-async function canLearn() {
-  const schema = await json("openapi.json").catch(() => null);
-  learns = Boolean(schema?.components?.schemas?.Publication?.properties?.examples);
-  const hint = document.getElementById("add-examples-hint");
-  if (learns && hint) {
-    hint.textContent = "For a domain that TinyAda does not know, sixteen or more teach it. The first few are asked once the version is up.";
-  }
 }
 
 function isReady(adapter, digest) {
