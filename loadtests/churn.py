@@ -8,15 +8,13 @@ until it is gone from the engine and the store. Ends with status 1 where engine 
 """
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from loadtests.system import BUNDLE, System, system
+from loadtests.system import BUNDLE, System, finish, system
 
 SOURCES = ("legal", "code", "sql", "math")
 GONE_SECONDS = 120.0
@@ -62,10 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     with system() as running:
         found = run(options, running)
-    print(json.dumps(found, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    sys.exit(0 if found["passed"] else 1)
+    finish(found, options.json)
 
 
 if __name__ == "__main__":

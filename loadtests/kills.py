@@ -8,9 +8,7 @@ while no engine was there, may fail. Ends with status 1 otherwise.
 """
 
 import argparse
-import json
 import random
-import sys
 import threading
 import time
 from collections import Counter
@@ -19,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.system import BUNDLE, System, system
+from loadtests.system import BUNDLE, System, finish, system
 
 PROMPTS = ("Who pays?", "What is a lease?", "Count to ten.", "Say it again.")
 
@@ -118,10 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     with system() as running:
         found = run(options, running)
-    print(json.dumps(found, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    sys.exit(0 if found["passed"] else 1)
+    finish(found, options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`zephyra serve` with the shipped bundle on a real vLLM of its own, for the runs that need one."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import httpx
 import psutil
@@ -79,3 +81,12 @@ def system(log: Path | None = None) -> Iterator[System]:
                 process.wait(90)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def finish(found: dict[str, Any], file: Path | None) -> NoReturn:
+    """Print what a run found, keep it in `file`, and end the program with status 0 if it passed, else 1."""
+    text = json.dumps(found, indent=1)
+    print(text)
+    if file:
+        file.write_text(text + "\n")
+    sys.exit(0 if found["passed"] else 1)

@@ -87,9 +87,9 @@ def _vectors(rows: Sequence[Prompt], work: Path) -> tuple[list[str], NDArray[np.
 if __name__ == "__main__":
     import typer
 
-    def main(data: list[Path], work: Path, exclude: list[Path] = [], epochs: int = 4, only: str = "") -> None:  # noqa: B006
+    def main(data: list[Path], work: Path, exclude: list[Path] | None = None, epochs: int = 4, only: str = "") -> None:
         torch.set_num_threads(1)
-        rows = corpus(data, exclude, work, True)
+        rows = corpus(data, exclude or [], work, True)
         every, vectors = _vectors(rows, work)
         domains = sorted({row.domain for row in rows} - {*REJECTED, OUTLIER, "general"})
         for domain in only.split(",") if only else domains:
