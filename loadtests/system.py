@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import httpx
 import psutil
 
+from loadtests.overhead import machine
 from loadtests.processes import ROOT, free_port
 
 BUNDLE = ROOT / "adapters" / "bundle"
@@ -85,7 +86,7 @@ def system(log: Path | None = None) -> Iterator[System]:
 
 def finish(found: dict[str, Any], file: Path | None) -> NoReturn:
     """Print what a run found, keep it in `file`, and end the program with status 0 if it passed, else 1."""
-    text = json.dumps(found, indent=1)
+    text = json.dumps({**found, "machine": machine()}, indent=1)
     print(text)
     if file:
         file.write_text(text + "\n")
