@@ -27,7 +27,7 @@ from adapters.version import FILES, Version, digest
 
 # A gateway not heard of for so long, in seconds, holds nothing any more.
 STALE_SECONDS = 30.0
-# Left-overs of a killed process this old, in seconds, are swept.
+# Left-overs of a killed process are swept once they are so old, in seconds.
 LEFTOVER_SECONDS = 3600.0
 MANIFEST = "manifest.json"
 # The stamp of a store without a state file.
@@ -61,7 +61,7 @@ class Store:
         try:
             for directory in (store._versions, store.root / "gateways", store.root / "claims"):
                 directory.mkdir(parents=True, exist_ok=True)
-            store._sweep()
+            store.sweep()
         except OSError as error:
             raise StoreError(f"{store.root} cannot be written: {error.strerror}") from error
         store.read()
@@ -192,6 +192,22 @@ class Store:
                     found.append(use)
         return found
 
+    def sweep(self) -> None:
+        """Delete what killed processes left: half-made copies, and versions that never came into the state."""
+        # What is out of sight already may be deleted by two at once.
+        for path in self._versions.glob(".trash-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in [*self._versions.glob(".incoming-*"), *self.root.glob("**/*.tmp")]:
+            if path.is_dir() and _is_old(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif _is_old(path):
+                path.unlink(missing_ok=True)
+        for path in self._orphans():
+            with self._locked():
+                # One that is published again at this moment is young.
+                if _is_old(path):
+                    self._discard(path)
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.root / "lock").open("w") as file:
@@ -203,17 +219,6 @@ class Store:
         trash = Path(tempfile.mkdtemp(prefix=".trash-", dir=self._versions))
         os.rename(path, trash / "version")
         shutil.rmtree(trash, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Delete what killed processes left: half-made copies, and versions that never came into the state."""
-        for path in [*self._versions.glob(".*-*"), *self.root.glob("**/*.tmp"), *self._orphans()]:
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
 
     def _orphans(self) -> list[Path]:
         adapters = self.read().adapters
@@ -243,6 +248,13 @@ def replace_file(path: Path, content: bytes, durable: bool = True) -> None:
         raise
     if durable:
         _sync_directory(path.parent)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether it is here, and was not touched for so long that no process can still be at it."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
+    return False
 
 
 def _copy(source: Path, target: Path, follow_links: bool) -> None:

@@ -25,6 +25,8 @@ log = logging.getLogger("zephyra.adapters")
 LONGEST_BACKOFF = 60.0
 # How often this gateway says what it uses, where nothing changes, in seconds.
 REPORT_SECONDS = 5.0
+# How often the store is swept of what killed gateways left, in seconds.
+SWEEP_SECONDS = 600.0
 ENDED = frozenset({Phase.RETIRED, Phase.FAILED})
 
 
@@ -68,6 +70,7 @@ class Reconciliation:
     _loops: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _reported: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     _reported_at: float = 0.0
+    _swept_at: float = field(default_factory=time.monotonic)
 
     def wake(self) -> None:
         for event in self._wakes:
@@ -276,6 +279,9 @@ class Reconciliation:
                 log.error("%s@%s: %s", name, digest, error)
         await self._prune()
         await self._drop_empty()
+        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = time.monotonic()
+            await asyncio.to_thread(self.desired.store.sweep)
 
     async def _let_go(self, name: str, digest: str) -> None:
         engine_name = f"{name}@{digest}"
