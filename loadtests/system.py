@@ -40,7 +40,7 @@ class System:
         """Seconds until it is ready; ends the program where it does not become so."""
         began = time.monotonic()
         while not self.ready():
-            if not self.process.is_running() or time.monotonic() - began > START_SECONDS:
+            if self.process.status() == psutil.STATUS_ZOMBIE or time.monotonic() - began > START_SECONDS:
                 raise SystemExit("the system did not become ready")
             time.sleep(0.2)
         return time.monotonic() - began

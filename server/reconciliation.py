@@ -172,8 +172,9 @@ class Reconciliation:
         step = plan(wanted.values(), present, lambda name: engine.running[name], moved)
         engine.drift = step.drift
         engine.loaded = frozenset(present) - moved
-        for name in step.unload:
-            await self._unload(engine, name)
+        if any([await self._unload(engine, name) for name in step.unload]):
+            # What has left the engine can be retired now.
+            self.wake()
         for version in step.load:
             await self._load(engine, version)
         if not engine.ready:
@@ -219,26 +220,28 @@ class Reconciliation:
         for key in [key for key in self.refusals if key[1] == name]:
             del self.refusals[key]
 
-    async def _unload(self, engine: Engine, name: str) -> None:
+    async def _unload(self, engine: Engine, name: str) -> bool:
+        """Whether it was unloaded: one that is used, wanted again or refused was not."""
         # Asked again here: while others were loaded, the route may have gone back to it.
         try:
             self.desired.refresh()
         except StoreError as error:
             # Without the store nobody knows who else uses it. What is loaded serves on.
             log.error("%s: %s is not unloaded: %s", engine.url, name, error)
-            return
+            return False
         misplaced = name in self.wanted() and name not in engine.loaded
         if (name in self.wanted() and not misplaced) or engine.running[name] or self._used_elsewhere(name):
-            return
+            return False
         engine.loaded -= {name}
         try:
             await engine.unload(name)
         except LoadRefused as error:
             # Gone already, as after the unload of another gateway; the next round sees what is there.
             log.info("%s: %s was not unloaded: %s", engine.url, name, error)
-            return
+            return False
         self.refusals.pop((engine.url, name), None)
         log.info("%s: unloaded %s", engine.url, name)
+        return True
 
     def _used_elsewhere(self, name: str) -> bool:
         return any(name in use.uses for use in self.desired.store.others(self.gateway))

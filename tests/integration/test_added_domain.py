@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.integration.administration import gateway, publish
 from tests.integration.conftest import PROMPTS, make_adapter
 from tests.integration.test_chat import CHAT, body, served_by
-from tests.integration.test_live_adapters import gateway, publish
 from tests.waiting import wait_until
 
 DISHES = (
