@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,15 @@ class StoreError(Exception):
 
 
 class GatewayUse(msgspec.Struct, frozen=True):
-    """What one gateway reports: engine-side names it may send requests to, and those its engines hold."""
+    """What one gateway reports: engine-side names it may send requests to, and those its engines hold.
+
+    `on` has the names it may send to each engine, by URL.
+    """
 
     at: float
     uses: frozenset[str] = frozenset()
     holds: frozenset[str] = frozenset()
+    on: dict[str, frozenset[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +175,11 @@ class Store:
                 return
             yield True
 
-    def report(self, gateway: str, uses: Iterable[str], holds: Iterable[str]) -> None:
+    def report(
+        self, gateway: str, uses: Iterable[str], holds: Iterable[str], on: Mapping[str, frozenset[str]] | None = None
+    ) -> None:
         """Say what gateway `gateway` uses now."""
-        use = GatewayUse(time.time(), frozenset(uses), frozenset(holds))
+        use = GatewayUse(time.time(), frozenset(uses), frozenset(holds), dict(on or {}))
         replace_file(self.root / "gateways" / f"{gateway}.json", msgspec.json.encode(use), durable=False)
 
     def retract(self, gateway: str) -> None:

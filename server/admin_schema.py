@@ -149,7 +149,7 @@ def engine_views(gateway: Gateway) -> list[EngineView]:
             in_flight=engine.in_flight,
             drift=engine.drift,
             capacity=reconciliation.capacity,
-            adapters=[LoadedView(name=name, in_flight=engine.running[name]) for name in sorted(engine.loaded)],
+            adapters=[LoadedView(name=name, in_flight=engine.running[name]) for name in sorted(engine.present)],
             refusals={
                 name: refusal.reason for (url, name), refusal in reconciliation.refusals.items() if url == engine.url
             },

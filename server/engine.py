@@ -95,6 +95,8 @@ class Engine:
     up: bool = False
     # Up, and the first reconciliation since then is done.
     ready: bool = False
+    # What it holds, and what of that requests may be sent to: not what is about to leave it.
+    present: frozenset[str] = frozenset()
     loaded: frozenset[str] = frozenset()
     # How many adapters to load or unload the last look found.
     drift: int = 0
@@ -131,7 +133,7 @@ class Engine:
 
     def mark_down(self) -> None:
         self.up = self.ready = False
-        self.loaded = frozenset()
+        self.present = self.loaded = frozenset()
 
     async def post(self, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Reply:
         try:

@@ -110,7 +110,8 @@ class Gateway:
         if not any(engine.ready for engine in self.engines):
             findings.append("no engine is ready")
         for engine in self.engines:
-            absent = [v.engine_name for v in self.table.versions if v.engine_name not in engine.loaded]
+            due = [version.engine_name for version in self.table.versions]
+            absent = [name for name in due if name not in engine.loaded and engine in self.reconciliation.homes(name)]
             if engine.ready and absent:
                 refusals = [self.reconciliation.refusals.get((engine.url, name)) for name in absent]
                 reasons = [refusal.reason if refusal else "not loaded yet" for refusal in refusals]
@@ -213,6 +214,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         capacity,
         slots,
         settings.store.keep,
+        None if settings.engine.copies == "all" else settings.engine.copies,
         metrics.adapters,
     )
     limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.placement import homes
 from adapters.reconciler import plan
 from adapters.state import Phase, StateError, drop, move, remove_version
-from adapters.store import StoreError
+from adapters.store import ZERO, StoreError
 from adapters.version import Version
 from server.adapter_metrics import AdapterMetrics
 from server.desired import Desired
@@ -60,6 +61,8 @@ class Reconciliation:
     slots: int | None = None
     # How many retired or failed versions of an adapter stay in the store.
     keep: int = 10
+    # On how many engines an adapter is kept; None is all.
+    copies: int | None = None
     figures: AdapterMetrics = field(default_factory=AdapterMetrics)
     # By engine URL and engine-side name.
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -68,7 +71,7 @@ class Reconciliation:
     _wakes: list[asyncio.Event] = field(default_factory=list)
     _group: asyncio.TaskGroup | None = None
     _loops: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _reported: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    _reported: tuple[frozenset[str], frozenset[str], dict[str, frozenset[str]]] | None = None
     _reported_at: float = 0.0
     _swept_at: float = field(default_factory=time.monotonic)
 
@@ -130,18 +133,35 @@ class Reconciliation:
             self.wake()
 
     def everywhere(self, name: str) -> bool:
-        """Whether every ready engine, and at least one, has the version."""
-        ready = [engine for engine in self.engines if engine.ready]
+        """Whether every ready engine that is to keep the version, and at least one, has it."""
+        ready = [engine for engine in self.homes(name) if engine.ready]
         return bool(ready) and all(name in engine.loaded for engine in ready)
 
     def wanted(self) -> dict[str, Version]:
-        """Every version an engine should hold, by engine-side name, the most needed first."""
+        """Every version that engines should hold, by engine-side name, the most needed first."""
         state, table = self.desired.state, self.table()
         versions = [*([table.zero] if table.zero else []), *table.versions]
         versions += [
             self.desired.store.version(name, digest, state.adapters[name].domain) for name, digest in state.resident()
         ]
         return {version.engine_name: version for version in versions}
+
+    def homes(self, name: str) -> list[Engine]:
+        """The engines that are up and to keep the version; what an engine kept moves on while it is down."""
+        adapter, up = name.partition("@")[0], [engine for engine in self.engines if engine.up]
+        kept = homes(adapter, (engine.url for engine in up), None if adapter == ZERO else self.copies)
+        return [engine for engine in up if engine.url in kept]
+
+    def wanted_on(self, engine: Engine) -> dict[str, Version]:
+        """Those of `wanted` that this engine should hold."""
+        return {name: version for name, version in self.wanted().items() if self._belongs(engine, name)}
+
+    def _belongs(self, engine: Engine, name: str) -> bool:
+        kept = self.homes(name)
+        if engine in kept:
+            return True
+        # It serves on until those that are to keep it can.
+        return name in engine.present and not all(home.ready and name in home.loaded for home in kept)
 
     def refusal(self, name: str) -> str | None:
         """Why some engine lacks the adapter, if one refused it twice: once may be an engine's last breath."""
@@ -154,7 +174,10 @@ class Reconciliation:
         """One round for one engine; never raises."""
         try:
             if not self.supervised:
-                engine.up = await engine.healthy()
+                was, engine.up = engine.up, await engine.healthy()
+                if was != engine.up:
+                    # Others take over what it kept, or give it back.
+                    self.wake()
             if engine.up:
                 await self._apply(engine)
             else:
@@ -167,11 +190,14 @@ class Reconciliation:
 
     async def _apply(self, engine: Engine) -> None:
         present = await engine.list_adapters()
-        wanted = self.wanted()
+        engine.present = frozenset(present)
+        wanted = self.wanted_on(engine)
         moved = {name for name, root in present.items() if name in wanted and _gone(root, wanted[name])}
         step = plan(wanted.values(), present, lambda name: engine.running[name], moved)
         engine.drift = step.drift
-        engine.loaded = frozenset(present) - moved
+        # What other engines keep gets no more requests here, and is unloaded once idle.
+        surplus = (engine.present & self.wanted().keys()) - wanted.keys()
+        engine.loaded = engine.present - moved - surplus
         if any([await self._unload(engine, name) for name in step.unload]):
             # What has left the engine can be retired now.
             self.wake()
@@ -185,9 +211,9 @@ class Reconciliation:
     async def _load(self, engine: Engine, version: Version) -> None:
         name = version.engine_name
         refusal = self.refusals.get((engine.url, name))
-        if name not in self.wanted() or (refusal and time.monotonic() < refusal.retry_at):
+        if name not in self.wanted_on(engine) or (refusal and time.monotonic() < refusal.retry_at):
             return
-        if self.capacity is not None and len(engine.loaded) >= self.capacity:
+        if self.capacity is not None and len(engine.present) >= self.capacity:
             self._refuse(engine, name, f"the engine holds its limit of {self.capacity} adapters; remove one")
             return
         began = time.perf_counter()
@@ -202,6 +228,7 @@ class Reconciliation:
                 self._refuse(engine, name, str(error))
                 return
         self.refusals.pop((engine.url, name), None)
+        engine.present |= {name}
         engine.loaded |= {name}
         log.info("%s: loaded %s", engine.url, name)
         if engine.ready:
@@ -229,8 +256,9 @@ class Reconciliation:
             # Without the store nobody knows who else uses it. What is loaded serves on.
             log.error("%s: %s is not unloaded: %s", engine.url, name, error)
             return False
-        misplaced = name in self.wanted() and name not in engine.loaded
-        if (name in self.wanted() and not misplaced) or engine.running[name] or self._used_elsewhere(name):
+        wanted = name in self.wanted_on(engine)
+        misplaced = wanted and name not in engine.loaded
+        if (wanted and not misplaced) or engine.running[name] or self._used_elsewhere(engine, name):
             return False
         engine.loaded -= {name}
         try:
@@ -239,25 +267,33 @@ class Reconciliation:
             # Gone already, as after the unload of another gateway; the next round sees what is there.
             log.info("%s: %s was not unloaded: %s", engine.url, name, error)
             return False
+        engine.present -= {name}
         self.refusals.pop((engine.url, name), None)
         log.info("%s: unloaded %s", engine.url, name)
         return True
 
-    def _used_elsewhere(self, name: str) -> bool:
-        return any(name in use.uses for use in self.desired.store.others(self.gateway))
+    def _used_elsewhere(self, engine: Engine, name: str) -> bool:
+        others = self.desired.store.others(self.gateway)
+        if name in self.wanted() and name not in self.wanted_on(engine):
+            # Everyone uses it, but on the engines that keep it.
+            return any(name in use.on.get(engine.url, ()) for use in others)
+        return any(name in use.uses for use in others)
 
     def uses(self) -> frozenset[str]:
         """Engine-side names that requests of this gateway run under, or may at any moment."""
+        running = (engine.running.keys() for engine in (*self.engines, *self.leaving))
+        return self._routed().union(*running)
+
+    def _routed(self) -> frozenset[str]:
         table = self.table()
-        names = {version.engine_name for version in table.versions} | set(table.pinned)
-        for engine in (*self.engines, *self.leaving):
-            names |= set(engine.running)
-        return frozenset(names)
+        return frozenset({version.engine_name for version in table.versions} | set(table.pinned))
 
     def report(self) -> None:
         """Tell the other gateways what this one uses, so that they leave it on the engines and on disk."""
-        holds = frozenset[str]().union(*(engine.loaded for engine in (*self.engines, *self.leaving)))
-        report = (self.uses(), holds)
+        engines, routed = (*self.engines, *self.leaving), self._routed()
+        holds = frozenset[str]().union(*(engine.present for engine in engines))
+        on = {engine.url: frozenset((engine.loaded & routed) | engine.running.keys()) for engine in engines}
+        report = (self.uses(), holds, on)
         if report != self._reported or time.monotonic() - self._reported_at > REPORT_SECONDS:
             try:
                 self.desired.store.report(self.gateway, *report)
@@ -290,7 +326,7 @@ class Reconciliation:
         engine_name = f"{name}@{digest}"
         others = self.desired.store.others(self.gateway)
         in_use = engine_name in self.uses() or any(engine_name in use.uses for use in others)
-        if in_use or any(engine_name in engine.loaded for engine in self.engines):
+        if in_use or any(engine_name in engine.present for engine in self.engines):
             return
         version = self.desired.state.version(name, digest)
         if not version.removing:

@@ -153,6 +153,8 @@ class EngineSettings(Section):
     # CPU engines only; vLLM's own default would take 0.92 of the machine's memory.
     kv_cache_memory_bytes: int = Field(512 * 2**20, ge=2**20)
     args: tuple[str, ...] = ()
+    # On how many of the engines each adapter is kept; the same for every gateway on a store.
+    copies: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     # Seconds between two looks at an engine's health and adapters.
     poll_interval: float = Field(1.0, gt=0)
     # Seconds between two look-ups of the sources in urls.
