@@ -1,7 +1,8 @@
 """The store of versions: a directory that any number of gateways may share.
 
     state.json                  the desired state, replaced atomically
-    versions/NAME@DIGEST/       one version's files; manifest.json is written last, and the directory appears by rename
+    versions/NAME@DIGEST/       one version's files; manifest.json is written last, and the directory appears by rename;
+                                exam.jsonl, which no engine reads, may be replaced when it is published again
     gateways/ID.json            what each running gateway uses and its engines hold; stale once its time is old
     lock, claims/               advisory locks (flock), released by the system when their holder dies
 
@@ -22,7 +23,9 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.quality import EXAM, exam_of
 from adapters.state import FORMAT, NAME, VERSION, State
+from adapters.validation import AdapterError
 from adapters.version import FILES, Version, digest
 
 # A gateway not heard of for so long, in seconds, holds nothing any more.
@@ -135,6 +138,9 @@ class Store:
         try:
             for file in FILES:
                 _copy(source / file, work / file, follow_links)
+            exam = exam_of(source)
+            if exam is not None:
+                _copy(exam, work / EXAM, follow_links)
             found = digest(work)
             target = self.path(name, found)
             manifest = {"name": name, "digest": found, "files": {file: (work / file).stat().st_size for file in FILES}}
@@ -144,12 +150,16 @@ class Store:
                 if self.holds(name, found):
                     # Young again, so that it is not swept before the state names it.
                     os.utime(target)
+                    if exam is not None:
+                        os.replace(work / EXAM, target / EXAM)
                 else:
                     if target.exists():
                         self._discard(target)
                     os.rename(work, target)
                     _sync_directory(self._versions)
             return found
+        except AdapterError as error:
+            raise StoreError(str(error)) from error
         except OSError as error:
             raise StoreError(f"{source} cannot be copied into the store: {error.strerror}") from error
         finally:

@@ -217,7 +217,8 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         None if settings.engine.copies == "all" else settings.engine.copies,
         metrics.adapters,
     )
-    limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
+    kept = settings.store
+    limits = Limits(settings.base.model, max_rank, kept.max_bytes, kept.exam_share, kept.exam_questions)
     rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval, metrics.adapters)
     guard = CanaryGuard(desired, audit, settings.canary, metrics.adapters)
     shadow = Shadow(metrics, settings.router.shadow_share)

@@ -121,6 +121,9 @@ class StoreSettings(Section):
     keep: int = Field(10, ge=1)
     # The most bytes one version may have.
     max_bytes: int = Field(4 * 2**30, ge=1)
+    # The share of its exam that a version must pass, where its manifest names one, over at most so many questions.
+    exam_share: float = Field(0.5, ge=0, le=1)
+    exam_questions: int = Field(8, ge=1)
 
 
 class CanarySettings(Section):
