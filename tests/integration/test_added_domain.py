@@ -1,5 +1,6 @@
 """An adapter and the domain that its examples teach TinyAda: live together, gone together."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,47 @@ def test_adapter_and_domain_live_and_go_together(
         assert http.delete("/admin/adapters/cook").status_code == 202
         assert domain_of(http, NEW)[0] != "cooking"
         assert "cooking" not in {each["domain"] for each in http.get("/admin/router").json()["domains"]}
+
+
+def test_removal_under_load_takes_the_class_first_and_lets_streams_end(
+    http: httpx.Client, fake: FakeEngine, cook: Path, configuration: dict[str, dict[str, Any]]
+) -> None:
+    """No request that begins after the answer is routed to the domain; those that run end on its version."""
+    name = f"cook@{publish(http, cook, 'cook', domain='cooking', examples=EXAMPLES).json()['version']}"
+    fake.chunk_delay, fake.words = 0.05, tuple(f"word-{n} " for n in range(30))
+    removed, stop = threading.Event(), threading.Event()
+    streams: list[tuple[bool, httpx.Response]] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=http.base_url, timeout=60) as client:
+            while not stop.is_set():
+                late = removed.is_set()
+                streams.append((late, client.post(CHAT, json=body("zephyra-resolve", NEW, stream=True))))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: fake.running >= 6)
+    files = Path(configuration["store"]["path"]) / "versions" / name
+    assert http.delete("/admin/adapters/cook").status_code == 202
+    removed.set()
+    assert domain_of(http, NEW)[0] != "cooking"
+    assert name in fake.adapters
+    assert files.exists()
+    wait_until(lambda: name not in fake.adapters and not files.exists())
+    wait_until(lambda: sum(late for late, _ in streams) >= 6)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {reply.status_code for _, reply in streams} == {200}
+    assert all(reply.text.rstrip().endswith("data: [DONE]") and "word-29" in reply.text for _, reply in streams)
+    before = [reply for late, reply in streams if not late and reply.headers["x-zephyra-domain"] == "cooking"]
+    assert len(before) >= 6
+    assert {reply.headers["x-zephyra-adapter"] for reply in before} == {name}
+    assert all(f'"content":"{name}: "' in reply.text for reply in before)
+    assert not any(
+        name in reply.text or reply.headers["x-zephyra-domain"] == "cooking" for late, reply in streams if late
+    )
 
 
 def test_an_adapter_that_fails_brings_no_domain(http: httpx.Client, fake: FakeEngine, cook: Path) -> None:
