@@ -21,6 +21,14 @@ ASKED = (
     "How long do I simmer {} so that it stays creamy, and at what heat?",
     "Give me a recipe for {} for four people with butter, garlic and fresh herbs.",
 )
+PLANTS = (
+    "tomatoes", "roses", "basil", "orchids", "hydrangeas", "cucumbers", "tulips", "ferns", "strawberries", "lilacs",
+    "peonies", "zucchini", "geraniums", "mint", "dahlias", "cacti",
+)  # fmt: skip
+TENDED = (
+    "How often do I water {} on a balcony, and how much sun do they need?",
+    "Why do the leaves of my {} turn yellow, and when do I prune them?",
+)
 EXAMPLES = [question.format(dish) for dish in DISHES for question in ASKED]
 NEW = "Give me a recipe for minestrone for six people with garlic and fresh herbs."
 
@@ -53,6 +61,36 @@ def test_adapter_and_domain_live_and_go_together(
         assert http.delete("/admin/adapters/cook").status_code == 202
         assert domain_of(http, NEW)[0] != "cooking"
         assert "cooking" not in {each["domain"] for each in http.get("/admin/router").json()["domains"]}
+
+
+def test_a_rollback_brings_back_the_examples_of_the_version_before(
+    http: httpx.Client, cook: Path, tmp_path: Path
+) -> None:
+    plants = [question.format(plant) for plant in PLANTS for question in TENDED]
+
+    def decided() -> list[tuple[str, str]]:
+        replies = [http.post(CHAT, json=body("zephyra-resolve", text)) for text in (NEW, plants[0], *PROMPTS.values())]
+        return [(reply.headers["x-zephyra-domain"], reply.headers["x-zephyra-confidence"]) for reply in replies]
+
+    publish(http, cook, "cook", domain="hobby", examples=EXAMPLES)
+    by_dishes = decided()
+    assert by_dishes[0][0] == "hobby"
+    # One without examples of its own keeps those before it.
+    same = publish(http, make_adapter(tmp_path / "same", seed=78), "cook").json()["version"]
+    assert decided() == by_dishes
+    other = make_adapter(tmp_path / "other", seed=79)
+    reply = publish(http, other, "cook", domain="hobby", examples=plants, activate=False)
+    assert reply.json()["phase"] == "ready", reply.text
+    # Until it has the route, the class is the one before.
+    assert decided() == by_dishes
+    weights = {reply.json()["version"]: 1}
+    http.put("/admin/adapters/cook/route", json={"weights": weights}, params={"wait": True})
+    by_plants = decided()
+    assert by_plants[1][0] == "hobby"
+    assert by_plants[:2] != by_dishes[:2]
+    reply = http.post("/admin/adapters/cook/rollback", params={"wait": True})
+    assert reply.json()["route"] == {same: 100}
+    assert decided() == by_dishes
 
 
 def test_removal_under_load_takes_the_class_first_and_lets_streams_end(

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from server.gateway import check
+from server.desired import WATCH_SECONDS, Desired
+from server.gateway import Gateway, check
 from server.settings import SettingsError, load
+from server.table import RouteTable
 from tests.fake_engine import FakeEngine
 from tests.integration.administration import adapter, gateway, publish
 from tests.integration.conftest import make_adapter
@@ -99,3 +101,43 @@ def test_configured_files_lost_from_the_store_are_copied_again(
     with gateway(configuration, engine_url) as http:
         assert served_by(http.post(CHAT, json=body("legal"))) == name
     assert (files / "manifest.json").exists()
+
+
+def test_another_gateway_follows_at_its_first_look(
+    configuration: dict[str, dict[str, Any]], engine_url: str, second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is what makes two agree within a second: a look is due every `WATCH_SECONDS`."""
+    assert WATCH_SECONDS <= 0.5
+    looks: list[tuple[Desired, int, int, int]] = []
+    look = Desired.refresh
+
+    def counted(self: Desired) -> None:
+        on_disk = self.store.read().revision
+        look(self)
+        looks.append((self, on_disk, self.state.revision, following.get(id(self), 0)))
+
+    monkeypatch.setattr(Desired, "refresh", counted)
+    following: dict[int, int] = {}
+    flip = Gateway.flip
+
+    def noted(self: Gateway, table: RouteTable) -> None:
+        flip(self, table)
+        following[id(self.desired)] = self.desired.state.revision
+
+    monkeypatch.setattr(Gateway, "flip", noted)
+    with gateway(configuration, engine_url) as one, gateway(configuration, engine_url) as two:
+        old = adapter(one)["versions"][0]["version"]
+        new = publish(one, second, activate=False).json()["version"]
+        wait_until(lambda: two.post(CHAT, json=body(f"legal@{new}")).status_code == 200)
+        changed = []
+        for share in range(10, 20):
+            route = {old: share, new: 100 - share}
+            reply = one.put("/admin/adapters/legal/route", json={"weights": route}, params={"wait": True})
+            assert reply.json()["route"] == route
+            changed.append(one.get("/admin/adapters").json()["revision"])
+            wait_until(lambda route=route: adapter(two)["route"] == route)  # type: ignore[misc]
+    assert len({id(desired) for desired, *_ in looks}) == 2
+    # Whoever looked after a change had the state and the route of it when the look was over.
+    assert all(read >= on_disk for _, on_disk, read, _ in looks)
+    assert all(routed >= on_disk for _, on_disk, _, routed in looks if on_disk in changed)
+    assert {on_disk for _, on_disk, _, _ in looks} >= set(changed[-1:])
