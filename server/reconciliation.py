@@ -10,13 +10,13 @@ from pathlib import Path
 
 from adapters.placement import homes
 from adapters.reconciler import plan
-from adapters.state import Phase, StateError, drop, move, remove_version
 from adapters.store import ZERO, StoreError
 from adapters.version import Version
 from server.adapter_metrics import AdapterMetrics
 from server.desired import Desired
 from server.engine import Engine, LoadRefused
 from server.errors import EngineUnavailable
+from server.housekeeping import Housekeeping
 from server.table import RouteTable, follow
 from server.verification import answers
 
@@ -24,11 +24,6 @@ log = logging.getLogger("zephyra.adapters")
 
 # A refused load is tried again after the interval, then twice that, up to so many seconds.
 LONGEST_BACKOFF = 60.0
-# How often this gateway says what it uses, where nothing changes, in seconds.
-REPORT_SECONDS = 5.0
-# How often the store is swept of what killed gateways left, in seconds.
-SWEEP_SECONDS = 600.0
-ENDED = frozenset({Phase.RETIRED, Phase.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +41,11 @@ class Reconciliation:
     """Looks at every engine every `interval` seconds, and at once when woken."""
 
     engines: list[Engine]
+    housekeeping: Housekeeping
     desired: Desired
     table: Callable[[], RouteTable]
     # Replaces the table that requests read.
     flip: Callable[[RouteTable], None]
-    # This gateway's name in the store.
-    gateway: str
     interval: float
     # Engines whose process a supervisor watches: their `up` is not ours to set.
     supervised: bool
@@ -59,21 +53,14 @@ class Reconciliation:
     capacity: int | None = None
     # How many adapters one batch can have, where that is known.
     slots: int | None = None
-    # How many retired or failed versions of an adapter stay in the store.
-    keep: int = 10
     # On how many engines an adapter is kept; None is all.
     copies: int | None = None
     figures: AdapterMetrics = field(default_factory=AdapterMetrics)
     # By engine URL and engine-side name.
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
-    # Engines that left, until what runs on them has ended.
-    leaving: list[Engine] = field(default_factory=list)
     _wakes: list[asyncio.Event] = field(default_factory=list)
     _group: asyncio.TaskGroup | None = None
     _loops: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _reported: tuple[frozenset[str], frozenset[str], dict[str, frozenset[str]]] | None = None
-    _reported_at: float = 0.0
-    _swept_at: float = field(default_factory=time.monotonic)
 
     def wake(self) -> None:
         for event in self._wakes:
@@ -85,7 +72,7 @@ class Reconciliation:
             self._group = group
             for engine in self.engines:
                 self._look_after(engine)
-            group.create_task(self._repeat(self.housekeep))
+            group.create_task(self._repeat(self.housekeeping.round))
 
     def admit(self, engine: Engine) -> None:
         """An engine came: from now on it is looked after, and takes requests once it is ready."""
@@ -101,7 +88,7 @@ class Reconciliation:
         for key in [key for key in self.refusals if key[0] == engine.url]:
             del self.refusals[key]
         if engine.in_flight:
-            self.leaving.append(engine)
+            self.housekeeping.leaving.append(engine)
 
     def _look_after(self, engine: Engine) -> None:
         if self._group is not None:
@@ -129,7 +116,7 @@ class Reconciliation:
         new = follow(self.desired.state, current, self.desired.store.version, self.everywhere)
         if new != current:
             self.flip(new)
-            self.report()
+            self.housekeeping.report()
             self.wake()
 
     def everywhere(self, name: str) -> bool:
@@ -273,102 +260,11 @@ class Reconciliation:
         return True
 
     def _used_elsewhere(self, engine: Engine, name: str) -> bool:
-        others = self.desired.store.others(self.gateway)
+        others = self.desired.store.others(self.housekeeping.gateway)
         if name in self.wanted() and name not in self.wanted_on(engine):
             # Everyone uses it, but on the engines that keep it.
             return any(name in use.on.get(engine.url, ()) for use in others)
         return any(name in use.uses for use in others)
-
-    def uses(self) -> frozenset[str]:
-        """Engine-side names that requests of this gateway run under, or may at any moment."""
-        running = (engine.running.keys() for engine in (*self.engines, *self.leaving))
-        return self._routed().union(*running)
-
-    def _routed(self) -> frozenset[str]:
-        table = self.table()
-        return frozenset({version.engine_name for version in table.versions} | set(table.pinned))
-
-    def report(self) -> None:
-        """Tell the other gateways what this one uses, so that they leave it on the engines and on disk."""
-        engines, routed = (*self.engines, *self.leaving), self._routed()
-        holds = frozenset[str]().union(*(engine.present for engine in engines))
-        on = {engine.url: frozenset((engine.loaded & routed) | engine.running.keys()) for engine in engines}
-        report = (self.uses(), holds, on)
-        if report != self._reported or time.monotonic() - self._reported_at > REPORT_SECONDS:
-            try:
-                self.desired.store.report(self.gateway, *report)
-            except OSError as error:
-                log.error("the store cannot be written: %s", error)
-                return
-            self._reported, self._reported_at = report, time.monotonic()
-
-    async def housekeep(self) -> None:
-        """Retire what has drained, and delete what was removed; never raises."""
-        self.report()
-        draining = [
-            (name, digest)
-            for name, adapter in self.desired.state.adapters.items()
-            for digest, version in adapter.versions.items()
-            if version.phase is Phase.DRAINING or version.removing
-        ]
-        for name, digest in draining:
-            try:
-                await self._let_go(name, digest)
-            except (StoreError, OSError) as error:
-                log.error("%s@%s: %s", name, digest, error)
-        await self._prune()
-        await self._drop_empty()
-        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
-            self._swept_at = time.monotonic()
-            await asyncio.to_thread(self.desired.store.sweep)
-
-    async def _let_go(self, name: str, digest: str) -> None:
-        engine_name = f"{name}@{digest}"
-        others = self.desired.store.others(self.gateway)
-        in_use = engine_name in self.uses() or any(engine_name in use.uses for use in others)
-        if in_use or any(engine_name in engine.present for engine in self.engines):
-            return
-        version = self.desired.state.version(name, digest)
-        if not version.removing:
-            now = time.time()
-            await self.desired.change(
-                lambda state: (
-                    move(state, name, digest, Phase.RETIRED, now)
-                    if state.version(name, digest).phase is Phase.DRAINING
-                    else state
-                )
-            )
-            return
-        # An engine that cannot be asked may still hold it: vLLM dies of a file that is gone.
-        asked = self.engines and all(engine.ready for engine in self.engines)
-        if asked and not any(engine_name in use.holds for use in others):
-            await self.desired.change(lambda state: drop(state, name, digest))
-            await asyncio.to_thread(self.desired.store.delete, name, digest)
-            log.info("deleted %s", engine_name)
-
-    async def _prune(self) -> None:
-        """Remove the versions that ended longest ago, beyond those kept. Never one that a rollback would want."""
-        for name, adapter in self.desired.state.adapters.items():
-            ended = sorted(
-                (version.now.at, digest)
-                for digest, version in adapter.versions.items()
-                if version.phase in ENDED
-                and not version.removing
-                and digest not in adapter.previous
-                and digest not in (adapter.target or {})
-            )
-            for _, digest in ended[: -self.keep]:
-                with contextlib.suppress(StateError):
-                    await self.desired.change(
-                        lambda state, name=name, digest=digest: remove_version(state, name, digest, time.time())  # type: ignore[misc]
-                    )
-
-    async def _drop_empty(self) -> None:
-        """An adapter removed before it had any version."""
-        empty = [name for name, adapter in self.desired.state.adapters.items() if adapter.removing]
-        for name in empty:
-            if not self.desired.state.adapters[name].versions:
-                await self.desired.change(lambda state, name=name: drop(state, name, ""))  # type: ignore[misc]
 
 
 def _gone(root: str, version: Version) -> bool:
