@@ -1,11 +1,12 @@
 """What the gateway adds: paired calls straight to a fake engine and through the gateway, nginx and LiteLLM's proxy.
 
-    python loadtests/overhead.py [--json FILE] [--quick] [--litellm-port PORT]
+    python loadtests/overhead.py [--json FILE] [--quick] [--litellm PROGRAM]
 
 Calls of all kinds alternate within one run, so that whatever else the machine does falls on all of them alike. Each
 proxy runs on one core, the engine and the load on another. `rps_per_core` is requests per second of the proxy's own
 CPU time, which neither other programs nor the load generator's limits can distort; `rps_measured` is what came out.
-LiteLLM is measured where its proxy already runs, in front of nothing but its own mock answers.
+LiteLLM's proxy is measured where its program is found, in an environment of its own best: `uv venv DIR`, then
+`uv pip install --python DIR/bin/python 'litellm[proxy]'`, then `--litellm DIR/bin/litellm`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loadtests.client import Connection, Line, Result, chat_request
-from loadtests.processes import ROOT, Server, fake_engine, gateway, nginx
+from loadtests.processes import ROOT, Server, fake_engine, gateway, litellm, nginx
 
 BARS = {
     "added_p50_ms": 0.5,
@@ -171,7 +173,7 @@ async def stream_memory(server: Server, count: int) -> float:
     return grown / count / 1024
 
 
-def measure(quick: bool, litellm_port: int | None) -> dict[str, Any]:
+def measure(quick: bool, litellm_program: str | None) -> dict[str, Any]:
     """All figures. Cores 0 and 1: proxies on the first, engine and load on the second."""
     proxies, load = 0, min(1, (os.cpu_count() or 1) - 1)
     os.sched_setaffinity(0, {load})
@@ -182,6 +184,7 @@ def measure(quick: bool, litellm_port: int | None) -> dict[str, Any]:
         fake_engine(load) as engine,
         fake_engine(load, "--words", "100", "--chunk-delay", "0.03") as slow,
         nginx(proxies, engine, Path(directory)) as reference,
+        litellm(proxies, engine, Path(directory) / "litellm", litellm_program) as other,
     ):
         servers = {"direct": engine}
         if reference:
@@ -192,6 +195,14 @@ def measure(quick: bool, litellm_port: int | None) -> dict[str, Any]:
             times = paired(servers, 250, rounds)
             figures["added_p50_ms"] = added(times, "gateway")
             figures["nginx_added_p50_ms"] = added(times, "nginx")
+            figures["litellm_added_p50_ms"] = None
+            figures["litellm_rps_per_core"] = None
+            if other:
+                note("LiteLLM, one connection, then 32")
+                pair = {"direct": engine, "litellm": other}
+                figures["litellm_added_p50_ms"] = added(paired(pair, 250, rounds // 10), "litellm")
+                _, per_core = asyncio.run(closed_loop(other, chat_request(ENGINE_MODEL), 32, seconds))
+                figures["litellm_rps_per_core"] = round(per_core)
             figures["direct_p50_ms"] = milliseconds(statistics.median(times["direct"]))
             note("one connection, 64,000 characters")
             figures["long_prompt_added_p50_ms"] = added(paired(servers, 64_000, rounds // 2), "gateway")
@@ -202,7 +213,7 @@ def measure(quick: bool, litellm_port: int | None) -> dict[str, Any]:
                 _, per_core = asyncio.run(closed_loop(reference, chat_request(ENGINE_MODEL), 32, seconds / 2))
                 figures["nginx_rps_per_core"] = round(per_core)
             note("open loop at 60 % of the ceiling")
-            late = asyncio.run(open_loop(servers, 0.6 * rps, seconds))
+            late = asyncio.run(open_loop({"direct": engine, "gateway": through}, 0.6 * rps, seconds))
             tails = {name: percentile(values, 0.99) for name, values in late.items()}
             figures["added_p99_ms"] = milliseconds(tails["gateway"] - tails["direct"])
             figures |= {f"{name}_open_p99_ms": milliseconds(value) for name, value in tails.items()}
@@ -216,21 +227,7 @@ def measure(quick: bool, litellm_port: int | None) -> dict[str, Any]:
             if reference:
                 figures["nginx_cpu_us_per_chunk"] = round(asyncio.run(chunk_cost(reference, ENGINE_MODEL, 64)), 1)
             figures["stream_kilobytes"] = round(asyncio.run(stream_memory(through, 300)), 1)
-    figures["litellm_rps_per_core"] = measure_litellm(litellm_port, seconds)
     return figures
-
-
-def measure_litellm(port: int | None, seconds: float) -> int | None:
-    """Requests per second of CPU of the process that listens on `port`; None without one."""
-    if port is None:
-        return None
-    import psutil
-
-    found: Any = psutil.net_connections("tcp")
-    owner = next(entry.pid for entry in found if entry.status == "LISTEN" and entry.laddr.port == port)
-    server = Server(port, psutil.Process(owner))
-    asyncio.run(closed_loop(server, chat_request(ENGINE_MODEL), 4, 2))
-    return round(asyncio.run(closed_loop(server, chat_request(ENGINE_MODEL), 16, seconds))[1])
 
 
 def note(text: str) -> None:
@@ -261,9 +258,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--litellm-port", type=int, help="where LiteLLM's proxy listens, serving a model named base")
+    parser.add_argument("--litellm", default=shutil.which("litellm"), help="LiteLLM's program")
     options = parser.parse_args()
-    figures = measure(options.quick, options.litellm_port)
+    figures = measure(options.quick, options.litellm)
     print(table(figures))
     if options.json:
         options.json.write_text(json.dumps({**figures, "machine": machine()}, indent=2) + "\n")

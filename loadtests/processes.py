@@ -1,6 +1,7 @@
-"""The processes a benchmark needs, each on a core of its own choosing: fake engine, gateway, nginx."""
+"""The processes a benchmark needs, each on a core of its own choosing: fake engine, gateway, nginx, LiteLLM."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+READY = b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+UNCHECKED = "dangerously_permit_weak_or_unset_master_key"  # LiteLLM's word for our loopback without keys
 ROOT = Path(__file__).resolve().parent.parent
 NGINX = """
 worker_processes 1;
@@ -80,7 +83,7 @@ def gateway(core: int, engine: Server, *options: str) -> Iterator[Server]:
     port = free_port()
     command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
     command += ["--engine", f"http://127.0.0.1:{engine.port}", *options]
-    with _running(command, core, port, b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n") as process:
+    with _running(command, core, port, READY % b"/ready") as process:
         yield Server(port, process)
 
 
@@ -97,6 +100,22 @@ def nginx(core: int, engine: Server, directory: Path) -> Iterator[Server | None]
     configuration.write_text(NGINX.format(directory=directory, engine=engine.port, port=port))
     with _running([program, "-p", str(directory), "-c", str(configuration)], core, port) as master:
         yield Server(port, master.children()[0])
+
+
+@contextlib.contextmanager
+def litellm(core: int, engine: Server, directory: Path, program: str | None) -> Iterator[Server | None]:
+    """LiteLLM's proxy, one worker, its model `base` being the engine's; None without its program."""
+    if program is None:
+        yield None
+        return
+    port = free_port()
+    directory.mkdir(exist_ok=True)
+    parameters = {"model": "openai/base", "api_base": f"http://127.0.0.1:{engine.port}/v1", "api_key": "none"}
+    models = [{"model_name": "base", "litellm_params": parameters}]
+    (directory / "litellm.yaml").write_text(json.dumps({"model_list": models, "general_settings": {UNCHECKED: True}}))
+    command = [program, "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
+    with _running([*command, "--telemetry", "False"], core, port, READY % b"/health/liveliness") as process:
+        yield Server(port, process)
 
 
 @contextlib.contextmanager

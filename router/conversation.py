@@ -36,7 +36,7 @@ class Scores(NamedTuple):
 
     @property
     def best(self) -> int:
-        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+        return self.probabilities.index(max(self.probabilities))
 
 
 def user_texts(messages: object) -> list[str]:

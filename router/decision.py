@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 GENERAL = "general"
 """The domain that no adapter serves: the base model answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """One decision.
 
     ``domain``: the most probable domain, also when abstained. ``confidence``: calibrated probability that serving

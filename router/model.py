@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from math import exp, isfinite
+from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from time import perf_counter_ns
@@ -44,12 +45,18 @@ class TinyAda:
         self._session, self._tokenizer = session, tokenizer
         self._policy = manifest.policy
         labels = manifest.labels
-        self._columns = [labels.index(domain) for domain in self.domains]
+        self._arrange([labels.index(domain) for domain in self.domains])
         self._outlier = labels.index(OUTLIER) if OUTLIER in labels else None
         self._followup = labels.index(FOLLOWUP) if FOLLOWUP in labels else None
         self._inputs: dict[int, dict[str, NDArray[Any]]] = {}
         self._start, self._end = _position_scores(session, bool(manifest.pair_buckets))
         self._cache = _Cache(4096)
+
+    def _arrange(self, columns: Sequence[int]) -> None:
+        """Lay out, in the order of the domains, where their logits are and what the policy says of each."""
+        self._of_domains: Callable[[list[float]], tuple[float, ...]] = itemgetter(*columns)
+        self._thresholds = [self._policy.thresholds[domain] for domain in self.domains]
+        self._mentions = [self._policy.mentions[domain] for domain in self.domains]
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> TinyAda:
@@ -105,7 +112,8 @@ class TinyAda:
         made.added = tuple(added)
         made.domains = (*self.manifest.domains, *limits)
         count = len(self.manifest.labels)
-        made._columns += range(count, count + len(made.added))
+        known = [self.manifest.labels.index(domain) for domain in self.manifest.domains]
+        made._arrange([*known, *range(count, count + len(made.added))])
         made.digest = made.manifest.digest
         return made
 
@@ -174,45 +182,42 @@ class TinyAda:
     def _score(self, text: str) -> Scores:
         ids = self._tokenizer.encode(text)[:_LONGEST]
         logits = self._logits(ids)
-        top = max(logits)
-        scale = 1.0 / self._policy.temperature
+        top, scale = max(logits), 1.0 / self._policy.temperature
         powers = [exp((logit - top) * scale) for logit in logits]
-        chosen = [powers[i] for i in self._columns]
-        among, total = sum(chosen), sum(powers)
+        total = sum(powers)
         outlier = powers[self._outlier] / total if self._outlier is not None else 0.0
         followup = powers[self._followup] / total if self._followup is not None else 0.0
-        among = among or 1.0
+        chosen = self._of_domains(powers)
+        among = sum(chosen) or 1.0
         return Scores(tuple([power / among for power in chosen]), 1.0 - outlier, followup, len(ids))
 
     def _decide(self, scores: Scores, kept: bool, allowed: Container[str] | None, began: int) -> Decision:
-        probabilities, domains = scores.probabilities, self.domains
+        probabilities, known, leaning, _ = scores
+        domains, open_ = self.domains, True
         if allowed is None:
-            best = scores.best
+            best = probabilities.index(max(probabilities))
         else:
-            open_ = [i for i, name in enumerate(domains) if name == GENERAL or name in allowed]
-            best = max(open_, key=probabilities.__getitem__) if open_ else scores.best
-        domain = domains[best]
-        confidence = probabilities[best] * scores.known * (1.0 - scores.leaning)
-        abstained = confidence < self._policy.thresholds[domain]
-        if allowed is not None and not open_:
-            abstained = True
-        mentions = self._policy.mentions
+            among = [i for i, name in enumerate(domains) if name == GENERAL or name in allowed]
+            open_ = bool(among)
+            best = max(among or range(len(domains)), key=probabilities.__getitem__)
+        confidence = probabilities[best] * known * (1.0 - leaning)
+        abstained = confidence < self._thresholds[best] or not open_
         listed = [
-            (p, name)
-            for p, name in zip(probabilities, domains, strict=True)
-            if p * scores.known >= mentions[name] and (allowed is None or name in allowed or name == GENERAL)
+            each for each in zip(probabilities, domains, self._mentions, strict=True) if each[0] * known >= each[2]
         ]
+        if allowed is not None:
+            listed = [each for each in listed if each[1] == GENERAL or each[1] in allowed]
         if len(listed) > 1:
             listed.sort(reverse=True)
         return Decision(
-            domain=domain,
-            confidence=confidence,
-            scores=dict(zip(domains, probabilities, strict=True)),
-            abstained=abstained,
-            reason="abstained" if abstained else "sticky" if kept else "resolved",
-            domains=tuple([name for _, name in listed]),
-            microseconds=(perf_counter_ns() - began) / 1000,
-            router=self.digest,
+            domains[best],
+            confidence,
+            dict(zip(domains, probabilities, strict=True)),
+            abstained,
+            "abstained" if abstained else "sticky" if kept else "resolved",
+            tuple([each[1] for each in listed]),
+            (perf_counter_ns() - began) / 1000,
+            self.digest,
         )
 
 

@@ -1,10 +1,11 @@
-"""All stages in order: collect, teacher and spans, vocabulary, folds, distil, calibrate, export; done ones are skipped.
+"""All stages in order: collect, teacher and spans, vocabulary, folds, distil, calibrate, export, statistics.
 
     python -m router.training.pipeline a.jsonl b.jsonl weights/ --exclude dev.jsonl --work run/
 
-The result, a directory that `router.TinyAda.load` takes, is in ``out``; the stages' files are in ``work``. Any label
-set of 2 to 50 domains will do; rows of the domain ``outlier`` train the rejection signal. With ``--teacher none`` it
-takes minutes on two cores; ``--teacher minilm`` fine-tunes an encoder first, which is the longest stage.
+The result, a directory that `router.TinyAda.load` takes, is in ``out``; the stages' files are in ``work``, and a stage
+whose files are there is skipped. Any label set of 2 to 50 domains will do; rows of the domain ``outlier`` train the
+rejection signal. With ``--teacher none`` it takes minutes on two cores; ``--teacher minilm`` fine-tunes an encoder
+first, which is the longest stage.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from router.errors import RouterError
 from router.manifest import Manifest
 from router.model import TinyAda
 from router.tokenization import Tokenizer
-from router.training import calibrate, spans, teacher, vocabulary
+from router.training import calibrate, spans, statistics, teacher, vocabulary
 from router.training.balance import REJECTED, labels, weights
 from router.training.collect import OUTLIER, Prompt, collect, load_corpus, read
 from router.training.distil import Schedule, distil, load, logits, save
@@ -102,6 +103,7 @@ def train(
     check = [row.text for row in rows[:500]]
     changed = export(student, work / "vocabulary" / "vocabulary.txt", manifest, out, check)
     TinyAda.load(out).smoke()
+    statistics.measure(out, [row for row in rows if row.form != spans.FORM], seed)
     minutes = (time.time() - began) / 60
     print(f"{out}: done in {minutes:.1f} min; ONNX differs from PyTorch on {changed:.1%}", flush=True)
     return trained

@@ -27,7 +27,8 @@ def measure(directory: Path, rows: Sequence[Prompt], seed: int = 0) -> Statistic
     """Write the statistics of the TinyAda in ``directory``, trained on ``rows``, into it."""
     ada, manifest = TinyAda.load(directory), read_manifest(directory)
     labels = manifest.labels
-    rows = [row for row in rows if row.domain in labels and not row.form]
+    rows = [row for row in rows if row.domain in labels]
+    rows = [row for row in rows if not row.form] or list(rows)  # prompts written on purpose are no fair sample
     random = np.random.default_rng(seed)
     picks = random.choice(len(rows), size=SAMPLE, p=weights(rows))
     pairs = [ada.features(rows[i].text) for i in picks]
