@@ -218,7 +218,7 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         supervisor is not None,
         capacity,
         slots,
-        None if settings.engine.copies == "all" else settings.engine.copies,
+        settings.engine.copies,
         metrics.adapters,
     )
     kept = settings.store

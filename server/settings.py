@@ -23,6 +23,9 @@ LoraRank = Annotated[
     BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
 ]
 
+# How many engines keep an adapter: a number, or "all", which is None.
+Copies = Annotated[int | None, Field(ge=1), BeforeValidator(lambda value: None if value == "all" else value)]
+
 # Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
 
@@ -157,7 +160,7 @@ class EngineSettings(Section):
     kv_cache_memory_bytes: int = Field(512 * 2**20, ge=2**20)
     args: tuple[str, ...] = ()
     # On how many of the engines each adapter is kept; the same for every gateway on a store.
-    copies: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    copies: Copies = None
     # Seconds between two looks at an engine's health and adapters.
     poll_interval: float = Field(1.0, gt=0)
     # Seconds between two look-ups of the sources in urls.
