@@ -201,7 +201,7 @@ def _ensemble_stage(
             stored.parent.mkdir(exist_ok=True)
             np.save(stored, softmax(logits(student, tokenizer, texts)))
         found.append(np.load(stored))
-    mean = np.mean(found, axis=0, dtype=np.float32)
+    mean = np.asarray(np.mean(found, axis=0), dtype=np.float32)
     return given + spans.labelled(texts, mean, names), np.concatenate([soft[: len(given)], mean])
 
 
