@@ -7,12 +7,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), DEPLOY / "kubernetes" / "ROUTERS.md"]
+FOLDERS = ("server", "router", "adapters", "deploy")
+PAGES = [ROOT / "README.md", *(ROOT / name / "README.md" for name in FOLDERS), DEPLOY / "kubernetes" / "ROUTERS.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # What is a command when it stands within a line.
-PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:docker|kubectl|git|make|sed|cp|tar|curl|promtool|zephyra|python|bash|sh|hf)\b.* ")
-# Paragraphs that list commands instead of giving them.
-LISTS = ("**Untried**", "**Tried**")
+PROGRAM = re.compile(
+    r"(?:[A-Z_]+=\S+ )*(?:docker|kubectl|git|make|sed|cp|tar|curl|promtool|zephyra|python|bash|sh|hf)\b.* "
+)
+# The paragraph that lists commands instead of giving them.
+LIST = "**Untried**"
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -50,6 +53,6 @@ def commands(page: Path) -> list[str]:
     """Every command that a page tells its reader to give, in the page's order of blocks, then of lines."""
     found = [statement for block in blocks(page, "sh") for statement in statements(block)]
     for paragraph in paragraphs(page):
-        if not paragraph.startswith(LISTS):
+        if not paragraph.startswith(LIST):
             found += [code for code in inline(paragraph) if PROGRAM.match(f"{code} ") and " " in code]
     return found

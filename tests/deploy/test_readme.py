@@ -22,7 +22,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from tests.deploy.pages import DEPLOY, ROOT, commands, inline, paragraphs
+from tests.deploy.pages import DEPLOY, LIST, ROOT, commands, inline, paragraphs
 from tests.deploy.programs import PATH, free_port, program
 from tests.fake_engine import FakeEngine, Served
 from tests.waiting import wait_until
@@ -99,7 +99,7 @@ def test_each_command_is_run_or_listed() -> None:
 
 
 def test_the_page_names_what_is_untried() -> None:
-    untried = next(text for text in paragraphs(PAGE) if text.startswith("**Untried**"))
+    untried = next(text for text in paragraphs(PAGE) if text.startswith(LIST))
     assert UNTRIED.keys() <= set(inline(untried))
     given = [part for statement in commands(PAGE) for part in simple(statement)]
     assert all(any(command.startswith(name) for command in given) for name in UNTRIED)
@@ -276,7 +276,9 @@ def test_an_adapter_of_one_s_own_is_backed_up_and_restored(
     with started(host, environment, tmp_path / "store") as other:
         assert other.adapter("legal") == mine
         assert other.adapter("cook") == container.adapter("cook")
-        decision = other.http.post("/v1/route", json={"messages": [{"role": "user", "content": "Does risotto simmer?"}]})
+        decision = other.http.post(
+            "/v1/route", json={"messages": [{"role": "user", "content": "Does risotto simmer?"}]}
+        )
         assert decision.json()["domain"] == "cooking"
     assert '"cook"' in (tmp_path / "store" / "audit.jsonl").read_text()
 
@@ -302,4 +304,6 @@ def test_everything_is_applied_to_the_cluster() -> None:
     for command in of("kustomize"):
         directory = DEPLOY / command.split()[-1]
         resources = yaml.safe_load((directory / "kustomization.yaml").read_text())["resources"]
-        assert sorted(resources) == sorted(file.name for file in directory.glob("*.yaml") if file.name != "kustomization.yaml")
+        assert sorted(resources) == sorted(
+            file.name for file in directory.glob("*.yaml") if file.name != "kustomization.yaml"
+        )
