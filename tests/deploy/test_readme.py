@@ -6,26 +6,21 @@ in the page's paragraph of that title.
 """
 
 import contextlib
-import os
 import re
 import shutil
-import stat
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
 from tests.deploy.pages import DEPLOY, LIST, ROOT, commands, inline, paragraphs
-from tests.deploy.programs import PATH, free_port, program
+from tests.deploy.programs import program
+from tests.deploy.reader import Gateway, Reader
 from tests.fake_engine import FakeEngine, Served
-from tests.waiting import wait_until
 
 PAGE = DEPLOY / "README.md"
 # What is run here, by the test that runs it.
@@ -53,29 +48,6 @@ UNTRIED = {
     "kubectl create": "needs a cluster",
     "kubectl apply": "needs a cluster; what it would apply is read",
 }
-# In place of `docker`, for what the page does in the gateway's container: its environment is this one's.
-DOCKER = """#!/bin/sh
-set -eu
-[ "$1" = compose ]
-verb=$2
-shift 2
-entrypoint=
-while [ "${1#-}" != "$1" ]; do
-    [ "$1" != --entrypoint ] || { entrypoint=$2; shift; }
-    shift
-done
-case $verb in
-    cp) set -- cp -R "$@" ;;
-    exec) [ "$1" = gateway ]; shift ;;
-    run) [ "$1" = gateway ]; shift; set -- "$entrypoint" "$@" ;;
-    *) exit 125 ;;
-esac
-for argument; do
-    set -- "$@" "$(printf %s "$argument" | sed "s|^gateway:||; s|^/store|$ZEPHYRA__STORE__PATH|")"
-    shift
-done
-exec "$@"
-"""
 
 
 def simple(statement: str) -> list[str]:
@@ -105,140 +77,70 @@ def test_the_page_names_what_is_untried() -> None:
     assert all(any(command.startswith(name) for command in given) for name in UNTRIED)
 
 
-@dataclass(frozen=True)
-class Host:
-    """A directory as the page's reader has it, and programs in place of those that only his host has."""
-
-    home: Path
-
-    @property
-    def deploy(self) -> Path:
-        return self.home / "deploy"
-
-    def sh(self, script: str, **environment: str) -> str:
-        """What a shell script prints; fails where one of its commands does."""
-        path = os.pathsep.join([str(self.home / "bin"), PATH])
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=self.deploy,
-            env={"HOME": str(self.home), "PATH": path, "LANG": "C.UTF-8", **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def container(self) -> dict[str, str]:
-        """The gateway's environment in its container."""
-        services = yaml.safe_load(self.sh("\n".join(of("compose"))))["services"]
-        # An empty one counts as absent.
-        return {name: str(value) for name, value in services["gateway"]["environment"].items() if value != ""}
+def container_environment(reader: Reader) -> dict[str, str]:
+    """The gateway's in its container; an empty variable counts as absent."""
+    services = yaml.safe_load(reader.sh("\n".join(of("compose"))))["services"]
+    return {name: str(value) for name, value in services["gateway"]["environment"].items() if value != ""}
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """After the page's first block, in a copy of what is there."""
     program("docker-compose")
-    found = Host(tmp_path_factory.mktemp("host"))
-    shutil.copytree(DEPLOY, found.deploy)
-    for name, text in {"docker": DOCKER, "zephyra": f'#!/bin/sh\nexec "{sys.executable}" -m server "$@"\n'}.items():
-        file = found.home / "bin" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
-        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    home = tmp_path_factory.mktemp("host")
+    shutil.copytree(DEPLOY, home / "deploy")
+    found = Reader.at(home / "deploy", home / "programs")
     found.sh("cd ..\n" + "\n".join(of("prepare")))
     return found
 
 
-def test_the_first_block_makes_keys_and_a_configuration(host: Host) -> None:
-    written = dict(line.split("=", 1) for line in (host.deploy / ".env").read_text().splitlines() if "=" in line[:40])
+@pytest.fixture(scope="module")
+def containers(reader: Reader) -> list[dict[str, str]]:
+    """The gateway's environment in its container, with a GPU and then without one."""
+    with_gpu = container_environment(reader)
+    reader.sh("\n".join(of("without a GPU")))
+    return [with_gpu, container_environment(reader)]
+
+
+def test_the_first_block_makes_keys_and_a_configuration(reader: Reader, containers: list[dict[str, str]]) -> None:
+    written = dict(re.findall(r"^([A-Z_]+)=(.*)$", (reader.place / ".env").read_text(), re.M))
     keys = [written[name] for name in ("ZEPHYRA_KEYS", "ZEPHYRA_OBSERVE_KEY", "ZEPHYRA_ADMIN_KEY", "GRAFANA_PASSWORD")]
     assert len(set(keys)) == 4
     assert all(re.fullmatch("[0-9a-f]{48}", key) for key in keys)
-    container = host.container()
-    assert container["ZEPHYRA_API_KEYS"] == f"{keys[0]},{keys[1]}"
-    assert container["ZEPHYRA_ADMIN_KEY"] == keys[2]
-    assert container["ZEPHYRA__ENGINE__DEVICE"] == "cuda"
+    for container, device in zip(containers, ("cuda", "cpu"), strict=True):
+        assert container["ZEPHYRA_API_KEYS"] == f"{keys[0]},{keys[1]}"
+        assert container["ZEPHYRA_ADMIN_KEY"] == keys[2]
+        assert container["ZEPHYRA__ENGINE__DEVICE"] == device
     # What a shell reads of the file is what docker-compose reads.
-    assert host.sh('. ./.env && printf %s "$ZEPHYRA_KEYS,$ZEPHYRA_OBSERVE_KEY"') == container["ZEPHYRA_API_KEYS"]
-    host.sh("\n".join(of("without a GPU")))
-    assert host.container()["ZEPHYRA__ENGINE__DEVICE"] == "cpu"
-
-
-@dataclass(frozen=True)
-class Container:
-    """A gateway with the container's environment, on a port of its own."""
-
-    host: Host
-    environment: dict[str, str]
-    url: str
-    http: httpx.Client
-
-    def sh(self, commands: list[str]) -> str:
-        script = "\n".join(commands).replace("http://127.0.0.1:8000", self.url)
-        return self.host.sh(script, **self.environment)
-
-    def adapter(self, model: str) -> str:
-        """The version that answers."""
-        body = {"model": model, "messages": [{"role": "user", "content": "May I sublet my flat?"}]}
-        reply = self.http.post("/v1/chat/completions", json=body)
-        assert reply.status_code == 200, reply.text
-        return reply.headers["x-zephyra-adapter"]
-
-
-@contextlib.contextmanager
-def started(host: Host, environment: dict[str, str], store: Path) -> Iterator[Container]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        **environment,
-        # The image's own, and what is elsewhere here.
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "ZEPHYRA__STORE__PATH": str(store),
-        "ZEPHYRA__GATEWAY__PORT": str(port),
-        "ZEPHYRA_URL": url,
-    }
-    key = environment["ZEPHYRA_API_KEYS"].partition(",")[0]
-    log = (host.home / "gateway.log").open("a")
-    process = subprocess.Popen([sys.executable, "-m", "server", "serve"], env=environment, stdout=log, stderr=log)
-    try:
-        with log, httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as http:
-            wait_until(lambda: process.poll() is not None or _ready(http), 120)
-            assert process.poll() is None, (host.home / "gateway.log").read_text()
-            yield Container(host, environment, url, http)
-        process.terminate()
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _ready(http: httpx.Client) -> bool:
-    try:
-        return http.get("/ready").status_code == 200
-    except httpx.TransportError:
-        return False
+    assert reader.sh('. ./.env && printf %s "$ZEPHYRA_KEYS,$ZEPHYRA_OBSERVE_KEY"') == f"{keys[0]},{keys[1]}"
 
 
 @pytest.fixture(scope="module")
-def environment(host: Host) -> Iterator[dict[str, str]]:
+def environment(containers: list[dict[str, str]]) -> Iterator[dict[str, str]]:
     """The container's, with the name of the engine replaced by the fake one's address."""
-    found = host.container()
+    found = containers[1]
     with Served(FakeEngine()) as engine:
         urls = found["ZEPHYRA__ENGINE__URLS"].replace("http://engine:8000", engine.url)
         assert engine.url in urls
         yield {**found, "ZEPHYRA__ENGINE__URLS": urls}
 
 
-@pytest.fixture(scope="module")
-def container(host: Host, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    with started(host, environment, tmp_path_factory.mktemp("store")) as found:
+@contextlib.contextmanager
+def started(reader: Reader, environment: dict[str, str], store: Path) -> Iterator[Gateway]:
+    key = environment["ZEPHYRA_API_KEYS"].partition(",")[0]
+    with reader.serving("zephyra serve", {**environment, "ZEPHYRA__STORE__PATH": str(store)}, key) as found:
         yield found
 
 
-def test_the_first_answer(container: Container) -> None:
+@pytest.fixture(scope="module")
+def container(
+    reader: Reader, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    with started(reader, environment, tmp_path_factory.mktemp("store")) as found:
+        yield found
+
+
+def test_the_first_answer(container: Gateway) -> None:
     printed = container.sh(of("ask"))
     assert '{"status":"ready"}' in printed
     assert "HTTP/1.1 200 OK" in printed
@@ -256,24 +158,26 @@ def _adapter(directory: Path, factor: float) -> None:
 
 
 def test_an_adapter_of_one_s_own_is_backed_up_and_restored(
-    host: Host, container: Container, environment: dict[str, str], tmp_path: Path
+    reader: Reader, container: Gateway, environment: dict[str, str], tmp_path: Path
 ) -> None:
     shipped = container.adapter("legal")
-    _adapter(host.deploy / "my-law", 1.5)
+    _adapter(reader.place / "my-law", 1.5)
     printed = container.sh(of("adapter"))
     mine = container.adapter("legal")
     assert mine != shipped
     assert f"{mine}  serving" in printed
     # A domain of examples is part of the store too.
-    texts = "\n".join(f'{{"text": "How long does risotto number {number} simmer?"}}' for number in range(16))
-    (host.deploy / "cooking.jsonl").write_text(texts)
-    container.sh(["zephyra adapters publish cook my-law --domain cooking --examples cooking.jsonl"])
+    examples = [f"How long does risotto number {number} simmer?" for number in range(16)]
+    body = {"path": str(reader.place / "my-law"), "domain": "cooking", "examples": examples}
+    key = {"authorization": f"Bearer {environment['ZEPHYRA_ADMIN_KEY']}"}
+    reply = container.http.post("/admin/adapters/cook/versions", params={"wait": True}, json=body, headers=key)
+    assert reply.status_code == 200, reply.text
 
     backup, restore = of("store")
     container.sh([backup])
     (tmp_path / "store").mkdir()
-    host.sh(restore, ZEPHYRA__STORE__PATH=str(tmp_path / "store"))
-    with started(host, environment, tmp_path / "store") as other:
+    reader.sh(restore, ZEPHYRA__STORE__PATH=str(tmp_path / "store"))
+    with started(reader, environment, tmp_path / "store") as other:
         assert other.adapter("legal") == mine
         assert other.adapter("cook") == container.adapter("cook")
         decision = other.http.post(
