@@ -77,6 +77,18 @@ def test_the_page_names_what_is_untried() -> None:
     assert all(any(command.startswith(name) for command in given) for name in UNTRIED)
 
 
+def test_services_are_those_of_compose() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    named = [
+        word
+        for command in (part for statement in commands(PAGE) for part in simple(statement))
+        if command.startswith("docker compose ") and any(command.startswith(name) for name in UNTRIED)
+        for word in command.split()[3:]
+        if not word.startswith("-")
+    ]
+    assert {"gateway", "engine", "fetch"} <= set(named) <= services.keys()
+
+
 def container_environment(reader: Reader) -> dict[str, str]:
     """The gateway's in its container; an empty variable counts as absent."""
     services = yaml.safe_load(reader.sh("\n".join(of("compose"))))["services"]
