@@ -56,10 +56,14 @@ class PhaseChange(msgspec.Struct, frozen=True):
 
 
 class VersionState(msgspec.Struct, frozen=True):
-    """One version's life; the last entry is now. `removing`: its files go once no engine holds it."""
+    """One version's life; the last entry is now. `removing`: its files go once no engine holds it.
+
+    `examples` are those it came with, or those of its adapter when it came without.
+    """
 
     history: tuple[PhaseChange, ...]
     removing: bool = False
+    examples: str | None = None
 
     @property
     def now(self) -> PhaseChange:
@@ -74,7 +78,7 @@ class AdapterState(msgspec.Struct, frozen=True):
     """One public name. Weights map a version's digest to its share; they need not add up to 100."""
 
     domain: str | None = None
-    # The digest of the examples that teach the router this domain; None where the router knows it.
+    # The digest of the examples published last that teach the router this domain; None where the router knows it.
     examples: str | None = None
     weights: dict[str, int] = {}
     # The weights before the last change of route, for `rollback`.
@@ -87,6 +91,11 @@ class AdapterState(msgspec.Struct, frozen=True):
     # When the route last changed, in seconds since 1970.
     routed_at: float = 0.0
     removing: bool = False
+
+    def examples_of(self, digest: str) -> str | None:
+        """What teaches the router this domain while the version has the most of the route."""
+        version = self.versions.get(digest)
+        return version.examples if version is not None and version.examples is not None else self.examples
 
 
 class RouterState(msgspec.Struct, frozen=True):
@@ -169,6 +178,9 @@ def publish(
         raise StateError(f"{name}@{digest} is being removed; publish it again once it is gone.")
     if version is None or version.phase is Phase.FAILED:
         adapter = _moved(adapter, digest, Phase.PUBLISHED, now)
+    if examples is not None or version is None:
+        taught = msgspec.structs.replace(adapter.versions[digest], examples=adapter.examples)
+        adapter = msgspec.structs.replace(adapter, versions={**adapter.versions, digest: taught})
     if activate:
         adapter = _aimed(adapter, {digest: 100}, now)
     if configured:
@@ -257,7 +269,7 @@ def _moved(adapter: AdapterState, digest: str, phase: Phase, now: float, reason:
     if version.history and version.phase is phase and version.now.reason == reason:
         return adapter
     history = (*version.history, PhaseChange(phase, now, reason))[-HISTORY:]
-    versions = {**adapter.versions, digest: VersionState(history, version.removing)}
+    versions = {**adapter.versions, digest: msgspec.structs.replace(version, history=history)}
     return msgspec.structs.replace(adapter, versions=versions)
 
 

@@ -1,7 +1,8 @@
 """The store of versions: a directory that any number of gateways may share.
 
     state.json                  the desired state, replaced atomically
-    versions/NAME@DIGEST/       one version's files; manifest.json is written last, and the directory appears by rename
+    versions/NAME@DIGEST/       one version's files; manifest.json is written last, and the directory appears by rename;
+                                exam.jsonl, which no engine reads, may be replaced when it is published again
     gateways/ID.json            what each running gateway uses and its engines hold; stale once its time is old
     lock, claims/               advisory locks (flock), released by the system when their holder dies
 
@@ -16,18 +17,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from adapters.quality import EXAM, exam_of
 from adapters.state import FORMAT, NAME, VERSION, State
+from adapters.validation import AdapterError
 from adapters.version import FILES, Version, digest
 
 # A gateway not heard of for so long, in seconds, holds nothing any more.
 STALE_SECONDS = 30.0
-# Left-overs of a killed process this old, in seconds, are swept.
+# Left-overs of a killed process are swept once they are so old, in seconds.
 LEFTOVER_SECONDS = 3600.0
 MANIFEST = "manifest.json"
 # The stamp of a store without a state file.
@@ -41,11 +44,15 @@ class StoreError(Exception):
 
 
 class GatewayUse(msgspec.Struct, frozen=True):
-    """What one gateway reports: engine-side names it may send requests to, and those its engines hold."""
+    """What one gateway reports: engine-side names it may send requests to, and those its engines hold.
+
+    `on` has the names it may send to each engine, by URL.
+    """
 
     at: float
     uses: frozenset[str] = frozenset()
     holds: frozenset[str] = frozenset()
+    on: dict[str, frozenset[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Store:
         try:
             for directory in (store._versions, store.root / "gateways", store.root / "claims"):
                 directory.mkdir(parents=True, exist_ok=True)
-            store._sweep()
+            store.sweep()
         except OSError as error:
             raise StoreError(f"{store.root} cannot be written: {error.strerror}") from error
         store.read()
@@ -131,6 +138,9 @@ class Store:
         try:
             for file in FILES:
                 _copy(source / file, work / file, follow_links)
+            exam = exam_of(source)
+            if exam is not None:
+                _copy(exam, work / EXAM, follow_links)
             found = digest(work)
             target = self.path(name, found)
             manifest = {"name": name, "digest": found, "files": {file: (work / file).stat().st_size for file in FILES}}
@@ -140,12 +150,16 @@ class Store:
                 if self.holds(name, found):
                     # Young again, so that it is not swept before the state names it.
                     os.utime(target)
+                    if exam is not None:
+                        os.replace(work / EXAM, target / EXAM)
                 else:
                     if target.exists():
                         self._discard(target)
                     os.rename(work, target)
                     _sync_directory(self._versions)
             return found
+        except AdapterError as error:
+            raise StoreError(str(error)) from error
         except OSError as error:
             raise StoreError(f"{source} cannot be copied into the store: {error.strerror}") from error
         finally:
@@ -171,9 +185,11 @@ class Store:
                 return
             yield True
 
-    def report(self, gateway: str, uses: Iterable[str], holds: Iterable[str]) -> None:
+    def report(
+        self, gateway: str, uses: Iterable[str], holds: Iterable[str], on: Mapping[str, frozenset[str]] | None = None
+    ) -> None:
         """Say what gateway `gateway` uses now."""
-        use = GatewayUse(time.time(), frozenset(uses), frozenset(holds))
+        use = GatewayUse(time.time(), frozenset(uses), frozenset(holds), dict(on or {}))
         replace_file(self.root / "gateways" / f"{gateway}.json", msgspec.json.encode(use), durable=False)
 
     def retract(self, gateway: str) -> None:
@@ -192,6 +208,22 @@ class Store:
                     found.append(use)
         return found
 
+    def sweep(self) -> None:
+        """Delete what killed processes left: half-made copies, and versions that never came into the state."""
+        # What is out of sight already may be deleted by two at once.
+        for path in self._versions.glob(".trash-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in [*self._versions.glob(".incoming-*"), *self.root.glob("**/*.tmp")]:
+            if path.is_dir() and _is_old(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif _is_old(path):
+                path.unlink(missing_ok=True)
+        for path in self._orphans():
+            with self._locked():
+                # One that is published again at this moment is young.
+                if _is_old(path):
+                    self._discard(path)
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.root / "lock").open("w") as file:
@@ -203,17 +235,6 @@ class Store:
         trash = Path(tempfile.mkdtemp(prefix=".trash-", dir=self._versions))
         os.rename(path, trash / "version")
         shutil.rmtree(trash, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Delete what killed processes left: half-made copies, and versions that never came into the state."""
-        for path in [*self._versions.glob(".*-*"), *self.root.glob("**/*.tmp"), *self._orphans()]:
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
 
     def _orphans(self) -> list[Path]:
         adapters = self.read().adapters
@@ -243,6 +264,13 @@ def replace_file(path: Path, content: bytes, durable: bool = True) -> None:
         raise
     if durable:
         _sync_directory(path.parent)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether it is here, and was not touched for so long that no process can still be at it."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
+    return False
 
 
 def _copy(source: Path, target: Path, follow_links: bool) -> None:

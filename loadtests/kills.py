@@ -2,9 +2,11 @@
 
     python -m loadtests.kills [--kills 20] [--json FILE]
 
-Starts `zephyra serve` with an engine of its own. After each death every desired adapter must be back, and the route as
-wanted last; no answer may be another version's than the one its header names. Requests that were in flight, or came
-while no engine was there, may fail. Ends with status 1 otherwise.
+Starts `zephyra serve` with an engine of its own. Before each kill the version that leaves the route has left the engine
+too, so that a swap is all of it: load, proof, flip, drain, unload. How long that takes is measured once, and the kills
+fall anywhere within; `during` says in which phases the two versions were. After each death every desired version must
+be back and the route as wanted last; no answer may be another version's than the one its header names. Requests that
+were in flight, or came while no engine was there, may fail. Ends with status 1 otherwise.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ import httpx
 from loadtests.system import BUNDLE, System, finish, system
 
 PROMPTS = ("Who pays?", "What is a lease?", "Count to ten.", "Say it again.")
+# How long an engine that is ready may take until all is as desired again.
+SETTLE_SECONDS = 180.0
 
 
 class Watch:
@@ -67,6 +72,71 @@ def admin(http: httpx.Client, method: str, path: str, body: dict[str, Any]) -> A
     return reply.json()
 
 
+def phases(http: httpx.Client) -> dict[str, str]:
+    """Version -> its phase now."""
+    return {each["version"]: each["phase"] for each in http.get("/admin/adapters/swapped").json()["versions"]}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def swap(http: httpx.Client, wanted: str, other: str) -> float:
+    """A whole swap, from the wish to the unload of the other version; its seconds."""
+    began = time.monotonic()
+    http.put("/admin/adapters/swapped/route", json={"weights": {wanted: 100}}).raise_for_status()
+    if not wait_for(lambda: phases(http) == {wanted: "serving", other: "retired"}):
+        raise SystemExit(f"the swap did not end: {phases(http)}")
+    return time.monotonic() - began
+
+
+def lacking(http: httpx.Client, wanted: str) -> list[str]:
+    """What is not as desired."""
+    (engine,) = http.get("/admin/engines").json()
+    held = {each["name"] for each in engine["adapters"]}
+    found = []
+    for adapter in http.get("/admin/adapters").json()["adapters"]:
+        name, desired = adapter["name"], adapter["desired"]
+        found += [f"{name}@{version} is not on the engine" for version in desired if f"{name}@{version}" not in held]
+        if not desired or adapter["route"] != desired:
+            found.append(f"{name} is routed to {adapter['route']}, desired is {desired}")
+        if name == "swapped" and desired != {wanted: 100}:
+            found.append(f"desired is {desired}, wanted was {wanted}")
+    return found + ([f"drift is {engine['drift']}"] if engine["drift"] else [])
+
+
+def kill_once(
+    http: httpx.Client, running: System, watch: Watch, wanted: str, other: str, after: float
+) -> dict[str, Any]:
+    """Ask for the swap, kill the engine `after` seconds, and see what comes back."""
+    http.put("/admin/adapters/swapped/route", json={"weights": {wanted: 100}}).raise_for_status()
+    time.sleep(after)
+    found = phases(http)
+    running.engine().kill()
+    while running.ready():
+        time.sleep(0.02)
+    seconds = running.wait_ready()
+    wait_for(lambda: not lacking(http, wanted) and phases(http) == {wanted: "serving", other: "retired"})
+    missing = lacking(http, wanted)
+    for prompt in PROMPTS:
+        status, version, text = watch.ask(http, prompt)
+        if (status, version) != (200, wanted) or text == watch.alone[other, prompt]:
+            missing.append(f"{prompt!r} was answered with {status} by {version}: {text[:80]}")
+    return {
+        "after_swap_began": round(after, 2),
+        "during": {"wanted": found[wanted], "other": found[other]},
+        "seconds_to_ready": round(seconds, 1),
+        "restored": not missing,
+        "missing": missing,
+    }
+
+
 def run(options: argparse.Namespace, running: System) -> dict[str, Any]:
     moments, watch = random.Random(options.seed), Watch(running.url)
     with httpx.Client(base_url=running.url, timeout=900) as http:
@@ -76,29 +146,23 @@ def run(options: argparse.Namespace, running: System) -> dict[str, Any]:
             admin(http, "PUT", "/route", {"weights": {version: 100}})
             for prompt in PROMPTS:
                 watch.alone[version, prompt] = watch.ask(http, prompt)[2]
+        if any(watch.alone[versions[0], prompt] == watch.alone[versions[1], prompt] for prompt in PROMPTS):
+            raise SystemExit(f"not every prompt tells the versions apart: {watch.alone}")
         threads = [threading.Thread(target=watch.run, args=(seed,), daemon=True) for seed in range(options.clients)]
         for thread in threads:
             thread.start()
+        length = max(swap(http, versions[0], versions[1]), swap(http, versions[1], versions[0]))
+        print(f"a swap under load takes {length:.1f} s", flush=True)
         kills = []
         for kill in range(options.kills):
-            wanted = versions[kill % 2]
-            http.put("/admin/adapters/swapped/route", json={"weights": {wanted: 100}})
-            time.sleep(moments.uniform(0, 1.0))
-            running.engine().kill()
-            while running.ready():
-                time.sleep(0.02)
-            seconds = running.wait_ready()
-            found = http.get("/admin/engines").json()[0]
-            held = {each["name"].partition("@")[0] for each in found["adapters"]}
-            desired = {each["name"] for each in http.get("/admin/adapters").json()["adapters"]}
-            status, version, _ = watch.ask(http, PROMPTS[0])
-            good = desired <= held and found["drift"] == 0 and (status, version) == (200, wanted)
-            kills.append({"seconds": round(seconds, 1), "restored": good})
+            wanted, other = versions[kill % 2], versions[(kill + 1) % 2]
+            kills.append(kill_once(http, running, watch, wanted, other, moments.uniform(0, length)))
             print(f"kill {kill + 1} of {options.kills}: {kills[-1]}  {dict(watch.statuses)}", flush=True)
         watch.stop.set()
         for thread in threads:
             thread.join(300)
     return {
+        "swap_seconds": round(length, 1),
         "kills": kills,
         "statuses": dict(watch.statuses),
         "by_another_version": len(watch.foreign),

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import httpx
 import psutil
 
+from loadtests.overhead import machine
 from loadtests.processes import ROOT, free_port
 
 BUNDLE = ROOT / "adapters" / "bundle"
@@ -39,7 +40,7 @@ class System:
         """Seconds until it is ready; ends the program where it does not become so."""
         began = time.monotonic()
         while not self.ready():
-            if not self.process.is_running() or time.monotonic() - began > START_SECONDS:
+            if self.process.status() == psutil.STATUS_ZOMBIE or time.monotonic() - began > START_SECONDS:
                 raise SystemExit("the system did not become ready")
             time.sleep(0.2)
         return time.monotonic() - began
@@ -85,7 +86,7 @@ def system(log: Path | None = None) -> Iterator[System]:
 
 def finish(found: dict[str, Any], file: Path | None) -> NoReturn:
     """Print what a run found, keep it in `file`, and end the program with status 0 if it passed, else 1."""
-    text = json.dumps(found, indent=1)
+    text = json.dumps({**found, "machine": machine()}, indent=1)
     print(text)
     if file:
         file.write_text(text + "\n")

@@ -61,12 +61,15 @@ class AddedDomains:
         added = []
         for name, adapter in state.adapters.items():
             domain = adapter.domain
-            if domain is None or adapter.examples is None or domain in ada.domains or table.domains.get(domain) != name:
+            if domain is None or domain in ada.domains or table.domains.get(domain) != name:
+                continue
+            examples = adapter.examples_of(table.adapters[name].digest)
+            if examples is None:
                 continue
             try:
-                added.append(self.made(ada, domain, adapter.examples))
+                added.append(self.made(ada, domain, examples))
             except (RouterError, StoreError) as error:
-                key = (ada.digest, domain, adapter.examples)
+                key = (ada.digest, domain, examples)
                 if key not in self._told:
                     self._told.add(key)
                     log.error("the domain %s of %s is not routed to: %s", domain, name, error)
@@ -77,7 +80,8 @@ class AddedDomains:
 
     def prune(self, state: State) -> None:
         """Delete examples that no adapter names any more, and that are not just being published."""
-        named = {adapter.examples for adapter in state.adapters.values()}
+        adapters = state.adapters.values()
+        named = {adapter.examples_of(version) for adapter in adapters for version in ("", *adapter.versions)}
         for path in self.root.glob("*.json"):
             if path.stem not in named and time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
                 path.unlink(missing_ok=True)

@@ -213,17 +213,19 @@ def source_directory(gateway: Gateway, text: str, refusal: type[InvalidRequest])
 def _check_capacity(gateway: Gateway, name: str, digest: str) -> None:
     """The engines must hold it beside all others, and a new adapter must leave one slot for roll-outs."""
     capacity = gateway.reconciliation.capacity
-    wanted = gateway.reconciliation.wanted()
-    if capacity is None or f"{name}@{digest}" in wanted:
+    everything = gateway.reconciliation.wanted()
+    if capacity is None or f"{name}@{digest}" in everything:
         return
+    kept = [gateway.reconciliation.wanted_on(engine) for engine in gateway.reconciliation.homes(name)]
+    wanted = max(kept, key=len, default=everything)
     spare = 0 if name in gateway.desired.state.adapters else 1
     if len(wanted) + 1 + spare > capacity:
-        routed = {version.engine_name for version in gateway.table.versions}
+        routed = {version.engine_name for version in gateway.table.versions} & wanted.keys()
         idle = [engine_name for engine_name in wanted if engine_name not in routed]
         evicted = idle or sorted(routed, key=lambda each: sum(engine.running[each] for engine in gateway.engines))[:1]
-        kept = ", one of them kept free for roll-outs" if spare else ""
+        free = ", one of them kept free for roll-outs" if spare else ""
         raise Conflict(
-            f"The engines hold {len(wanted)} of at most {capacity} adapters{kept}; {name}@{digest} would evict "
+            f"The engines hold {len(wanted)} of at most {capacity} adapters{free}; {name}@{digest} would evict "
             f"{evicted[0]}. Remove a version, or raise engine.max_cpu_loras."
         )
 

@@ -93,13 +93,15 @@ class LoadedView(BaseModel):
 
 
 class EngineView(BaseModel):
-    """One engine. `drift`: adapters to load or unload; `capacity`: how many it keeps in memory, where known."""
+    """One engine. `drift`: adapters to load or unload; `capacity`: how many it keeps in memory, where known;
+    `deferred`: requests that wait for an adapter slot of its batch."""
 
     url: str
     up: bool
     ready: bool
     in_flight: int
     drift: int
+    deferred: int
     capacity: int | None
     adapters: list[LoadedView]
     refusals: dict[str, str]
@@ -148,8 +150,9 @@ def engine_views(gateway: Gateway) -> list[EngineView]:
             ready=engine.ready,
             in_flight=engine.in_flight,
             drift=engine.drift,
+            deferred=engine.deferred,
             capacity=reconciliation.capacity,
-            adapters=[LoadedView(name=name, in_flight=engine.running[name]) for name in sorted(engine.loaded)],
+            adapters=[LoadedView(name=name, in_flight=engine.running[name]) for name in sorted(engine.present)],
             refusals={
                 name: refusal.reason for (url, name), refusal in reconciliation.refusals.items() if url == engine.url
             },

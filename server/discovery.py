@@ -121,7 +121,7 @@ class Discovery:
                 await asyncio.sleep(DRAIN_SECONDS)
         finally:
             with contextlib.suppress(ValueError):
-                self.reconciliation.leaving.remove(engine)
+                self.reconciliation.housekeeping.leaving.remove(engine)
             # It may be back already.
             if all(other.url != engine.url for other in self.reconciliation.engines):
                 self.metrics.forget_engine(engine.url)

@@ -4,6 +4,7 @@
 through the small client of `server.upstream`, everything else through aiohttp.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from server.upstream import Client
 KEEPALIVE_SECONDS = 4.0
 CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=120)
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_DEFERRED = re.compile(
+    rb'^vllm:num_requests_waiting_by_reason\{[^}\n]*reason="deferred"[^}\n]*\} ([0-9.e+]+)', re.MULTILINE
+)
 
 
 class Reply(Protocol):
@@ -95,9 +99,13 @@ class Engine:
     up: bool = False
     # Up, and the first reconciliation since then is done.
     ready: bool = False
+    # What it holds, and what of that requests may be sent to: not what is about to leave it.
+    present: frozenset[str] = frozenset()
     loaded: frozenset[str] = frozenset()
     # How many adapters to load or unload the last look found.
     drift: int = 0
+    # Requests that waited for an adapter slot at the last look at its metrics.
+    deferred: int = 0
     base_name: str = ""
     # Requests in flight by engine-side name.
     running: Counter[str] = field(default_factory=Counter)
@@ -131,7 +139,7 @@ class Engine:
 
     def mark_down(self) -> None:
         self.up = self.ready = False
-        self.loaded = frozenset()
+        self.present = self.loaded = frozenset()
 
     async def post(self, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Reply:
         try:
@@ -166,6 +174,15 @@ class Engine:
             raise EngineUnavailable(f"The engine does not list its models: {error}") from error
         self.base_name = next((card.id for card in models.data if card.parent is None), self.base_name)
         return {card.id: card.root or "" for card in models.data if card.parent is not None}
+
+    async def count_deferred(self) -> int:
+        """How many requests wait for a slot of the batch for their adapter. Raises `EngineUnavailable`."""
+        try:
+            async with self.session.get(self.origin + "/metrics", timeout=PROBE_TIMEOUT) as response:
+                found = _DEFERRED.findall(await response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"The engine does not tell its metrics: {error}") from error
+        return round(sum(map(float, found)))
 
     async def load(self, version: Version) -> None:
         """Load a version. Raises `LoadRefused` with the engine's reason, `EngineUnavailable` when it is gone."""

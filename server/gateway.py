@@ -22,6 +22,7 @@ from server.desired import Desired
 from server.discovery import Discovery
 from server.engine import Engine
 from server.feed import Feed
+from server.housekeeping import Housekeeping
 from server.metrics import Metrics
 from server.reconciliation import Reconciliation
 from server.rollout import Limits, Rollouts
@@ -30,6 +31,7 @@ from server.routers import SHIPPED, Routers, checked
 from server.seeding import seed
 from server.settings import Settings, SettingsError
 from server.shadow import Shadow
+from server.starvation import Starvation
 from server.supervisor import LORA_RANKS, Supervisor, adapter_capacity, adapter_slots, engine_device
 from server.swap import RouterSwap
 from server.table import RouteTable
@@ -110,7 +112,8 @@ class Gateway:
         if not any(engine.ready for engine in self.engines):
             findings.append("no engine is ready")
         for engine in self.engines:
-            absent = [v.engine_name for v in self.table.versions if v.engine_name not in engine.loaded]
+            due = [version.engine_name for version in self.table.versions]
+            absent = [name for name in due if name not in engine.loaded and engine in self.reconciliation.homes(name)]
             if engine.ready and absent:
                 refusals = [self.reconciliation.refusals.get((engine.url, name)) for name in absent]
                 reasons = [refusal.reason if refusal else "not loaded yet" for refusal in refusals]
@@ -145,6 +148,7 @@ async def running_gateway(settings: Settings, home: Path | None = None) -> Async
             asyncio.create_task(gateway.swap.run(), name="router"),
             asyncio.create_task(gateway.shadow.run(), name="shadow"),
             asyncio.create_task(gateway.discovery.run(), name="discovery"),
+            asyncio.create_task(Starvation(gateway.engines).run(), name="starvation"),
         ]
         if gateway.supervisor:
             gateway.supervisor.start(gateway.engines[0])
@@ -158,7 +162,7 @@ async def running_gateway(settings: Settings, home: Path | None = None) -> Async
                 await gateway.supervisor.stop()
             for engine in gateway.engines:
                 await engine.close()
-            gateway.desired.store.retract(gateway.reconciliation.gateway)
+            gateway.desired.store.retract(gateway.reconciliation.housekeeping.gateway)
 
 
 def check(settings: Settings) -> None:
@@ -202,20 +206,23 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         engines = [Engine.connect(supervisor.url)]
     desired = Desired(store, state, lambda: gateway.follow())
     audit = Audit(store.root / "audit.jsonl")
+    name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    housekeeping = Housekeeping(engines, [], desired, lambda: gateway.table, name, settings.store.keep)
     reconciliation = Reconciliation(
         engines,
+        housekeeping,
         desired,
         lambda: gateway.table,
         lambda table: gateway.flip(table),
-        f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}",
         settings.engine.poll_interval,
         supervisor is not None,
         capacity,
         slots,
-        settings.store.keep,
+        settings.engine.copies,
         metrics.adapters,
     )
-    limits = Limits(settings.base.model, max_rank, settings.store.max_bytes)
+    kept = settings.store
+    limits = Limits(settings.base.model, max_rank, kept.max_bytes, kept.exam_share, kept.exam_questions)
     rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval, metrics.adapters)
     guard = CanaryGuard(desired, audit, settings.canary, metrics.adapters)
     shadow = Shadow(metrics, settings.router.shadow_share)

@@ -177,7 +177,7 @@ class Metrics:
         self.engine_up.labels(engine.url).set_function(lambda: engine.up)
         self.engine_ready.labels(engine.url).set_function(lambda: engine.ready)
         self.engine_in_flight.labels(engine.url).set_function(lambda: engine.in_flight)
-        self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.loaded))
+        self.adapters_loaded.labels(engine.url).set_function(lambda: len(engine.present))
         self.adapters_drift.labels(engine.url).set_function(lambda: engine.drift)
         self.engine_adapters.labels(engine.url).set_function(lambda: len(engine.running))
 

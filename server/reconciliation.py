@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.placement import homes
 from adapters.reconciler import plan
-from adapters.state import Phase, StateError, drop, move, remove_version
-from adapters.store import StoreError
+from adapters.store import ZERO, StoreError
 from adapters.version import Version
 from server.adapter_metrics import AdapterMetrics
 from server.desired import Desired
 from server.engine import Engine, LoadRefused
 from server.errors import EngineUnavailable
+from server.housekeeping import Housekeeping
 from server.table import RouteTable, follow
 from server.verification import answers
 
@@ -23,9 +24,6 @@ log = logging.getLogger("zephyra.adapters")
 
 # A refused load is tried again after the interval, then twice that, up to so many seconds.
 LONGEST_BACKOFF = 60.0
-# How often this gateway says what it uses, where nothing changes, in seconds.
-REPORT_SECONDS = 5.0
-ENDED = frozenset({Phase.RETIRED, Phase.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +41,11 @@ class Reconciliation:
     """Looks at every engine every `interval` seconds, and at once when woken."""
 
     engines: list[Engine]
+    housekeeping: Housekeeping
     desired: Desired
     table: Callable[[], RouteTable]
     # Replaces the table that requests read.
     flip: Callable[[RouteTable], None]
-    # This gateway's name in the store.
-    gateway: str
     interval: float
     # Engines whose process a supervisor watches: their `up` is not ours to set.
     supervised: bool
@@ -56,18 +53,14 @@ class Reconciliation:
     capacity: int | None = None
     # How many adapters one batch can have, where that is known.
     slots: int | None = None
-    # How many retired or failed versions of an adapter stay in the store.
-    keep: int = 10
+    # On how many engines an adapter is kept; None is all.
+    copies: int | None = None
     figures: AdapterMetrics = field(default_factory=AdapterMetrics)
     # By engine URL and engine-side name.
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
-    # Engines that left, until what runs on them has ended.
-    leaving: list[Engine] = field(default_factory=list)
     _wakes: list[asyncio.Event] = field(default_factory=list)
     _group: asyncio.TaskGroup | None = None
     _loops: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _reported: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
-    _reported_at: float = 0.0
 
     def wake(self) -> None:
         for event in self._wakes:
@@ -79,7 +72,7 @@ class Reconciliation:
             self._group = group
             for engine in self.engines:
                 self._look_after(engine)
-            group.create_task(self._repeat(self.housekeep))
+            group.create_task(self._repeat(self.housekeeping.round))
 
     def admit(self, engine: Engine) -> None:
         """An engine came: from now on it is looked after, and takes requests once it is ready."""
@@ -95,7 +88,7 @@ class Reconciliation:
         for key in [key for key in self.refusals if key[0] == engine.url]:
             del self.refusals[key]
         if engine.in_flight:
-            self.leaving.append(engine)
+            self.housekeeping.leaving.append(engine)
 
     def _look_after(self, engine: Engine) -> None:
         if self._group is not None:
@@ -123,22 +116,39 @@ class Reconciliation:
         new = follow(self.desired.state, current, self.desired.store.version, self.everywhere)
         if new != current:
             self.flip(new)
-            self.report()
+            self.housekeeping.report()
             self.wake()
 
     def everywhere(self, name: str) -> bool:
-        """Whether every ready engine, and at least one, has the version."""
-        ready = [engine for engine in self.engines if engine.ready]
+        """Whether every ready engine that is to keep the version, and at least one, has it."""
+        ready = [engine for engine in self.homes(name) if engine.ready]
         return bool(ready) and all(name in engine.loaded for engine in ready)
 
     def wanted(self) -> dict[str, Version]:
-        """Every version an engine should hold, by engine-side name, the most needed first."""
+        """Every version that engines should hold, by engine-side name, the most needed first."""
         state, table = self.desired.state, self.table()
         versions = [*([table.zero] if table.zero else []), *table.versions]
         versions += [
             self.desired.store.version(name, digest, state.adapters[name].domain) for name, digest in state.resident()
         ]
         return {version.engine_name: version for version in versions}
+
+    def homes(self, name: str) -> list[Engine]:
+        """The engines that are up and to keep the version; what an engine kept moves on while it is down."""
+        adapter, up = name.partition("@")[0], [engine for engine in self.engines if engine.up]
+        kept = homes(adapter, (engine.url for engine in up), None if adapter == ZERO else self.copies)
+        return [engine for engine in up if engine.url in kept]
+
+    def wanted_on(self, engine: Engine) -> dict[str, Version]:
+        """Those of `wanted` that this engine should hold."""
+        return {name: version for name, version in self.wanted().items() if self._belongs(engine, name)}
+
+    def _belongs(self, engine: Engine, name: str) -> bool:
+        kept = self.homes(name)
+        if engine in kept:
+            return True
+        # It serves on until those that are to keep it can.
+        return name in engine.present and not all(home.ready and name in home.loaded for home in kept)
 
     def refusal(self, name: str) -> str | None:
         """Why some engine lacks the adapter, if one refused it twice: once may be an engine's last breath."""
@@ -151,7 +161,10 @@ class Reconciliation:
         """One round for one engine; never raises."""
         try:
             if not self.supervised:
-                engine.up = await engine.healthy()
+                was, engine.up = engine.up, await engine.healthy()
+                if was != engine.up:
+                    # Others take over what it kept, or give it back.
+                    self.wake()
             if engine.up:
                 await self._apply(engine)
             else:
@@ -164,13 +177,17 @@ class Reconciliation:
 
     async def _apply(self, engine: Engine) -> None:
         present = await engine.list_adapters()
-        wanted = self.wanted()
+        engine.present = frozenset(present)
+        wanted = self.wanted_on(engine)
         moved = {name for name, root in present.items() if name in wanted and _gone(root, wanted[name])}
         step = plan(wanted.values(), present, lambda name: engine.running[name], moved)
         engine.drift = step.drift
-        engine.loaded = frozenset(present) - moved
-        for name in step.unload:
-            await self._unload(engine, name)
+        # What other engines keep gets no more requests here, and is unloaded once idle.
+        surplus = (engine.present & self.wanted().keys()) - wanted.keys()
+        engine.loaded = engine.present - moved - surplus
+        if any([await self._unload(engine, name) for name in step.unload]):
+            # What has left the engine can be retired now.
+            self.wake()
         for version in step.load:
             await self._load(engine, version)
         if not engine.ready:
@@ -181,9 +198,9 @@ class Reconciliation:
     async def _load(self, engine: Engine, version: Version) -> None:
         name = version.engine_name
         refusal = self.refusals.get((engine.url, name))
-        if name not in self.wanted() or (refusal and time.monotonic() < refusal.retry_at):
+        if name not in self.wanted_on(engine) or (refusal and time.monotonic() < refusal.retry_at):
             return
-        if self.capacity is not None and len(engine.loaded) >= self.capacity:
+        if self.capacity is not None and len(engine.present) >= self.capacity:
             self._refuse(engine, name, f"the engine holds its limit of {self.capacity} adapters; remove one")
             return
         began = time.perf_counter()
@@ -198,6 +215,7 @@ class Reconciliation:
                 self._refuse(engine, name, str(error))
                 return
         self.refusals.pop((engine.url, name), None)
+        engine.present |= {name}
         engine.loaded |= {name}
         log.info("%s: loaded %s", engine.url, name)
         if engine.ready:
@@ -216,114 +234,37 @@ class Reconciliation:
         for key in [key for key in self.refusals if key[1] == name]:
             del self.refusals[key]
 
-    async def _unload(self, engine: Engine, name: str) -> None:
+    async def _unload(self, engine: Engine, name: str) -> bool:
+        """Whether it was unloaded: one that is used, wanted again or refused was not."""
         # Asked again here: while others were loaded, the route may have gone back to it.
         try:
             self.desired.refresh()
         except StoreError as error:
             # Without the store nobody knows who else uses it. What is loaded serves on.
             log.error("%s: %s is not unloaded: %s", engine.url, name, error)
-            return
-        misplaced = name in self.wanted() and name not in engine.loaded
-        if (name in self.wanted() and not misplaced) or engine.running[name] or self._used_elsewhere(name):
-            return
+            return False
+        wanted = name in self.wanted_on(engine)
+        misplaced = wanted and name not in engine.loaded
+        if (wanted and not misplaced) or engine.running[name] or self._used_elsewhere(engine, name):
+            return False
         engine.loaded -= {name}
         try:
             await engine.unload(name)
         except LoadRefused as error:
             # Gone already, as after the unload of another gateway; the next round sees what is there.
             log.info("%s: %s was not unloaded: %s", engine.url, name, error)
-            return
+            return False
+        engine.present -= {name}
         self.refusals.pop((engine.url, name), None)
         log.info("%s: unloaded %s", engine.url, name)
+        return True
 
-    def _used_elsewhere(self, name: str) -> bool:
-        return any(name in use.uses for use in self.desired.store.others(self.gateway))
-
-    def uses(self) -> frozenset[str]:
-        """Engine-side names that requests of this gateway run under, or may at any moment."""
-        table = self.table()
-        names = {version.engine_name for version in table.versions} | set(table.pinned)
-        for engine in (*self.engines, *self.leaving):
-            names |= set(engine.running)
-        return frozenset(names)
-
-    def report(self) -> None:
-        """Tell the other gateways what this one uses, so that they leave it on the engines and on disk."""
-        holds = frozenset[str]().union(*(engine.loaded for engine in (*self.engines, *self.leaving)))
-        report = (self.uses(), holds)
-        if report != self._reported or time.monotonic() - self._reported_at > REPORT_SECONDS:
-            try:
-                self.desired.store.report(self.gateway, *report)
-            except OSError as error:
-                log.error("the store cannot be written: %s", error)
-                return
-            self._reported, self._reported_at = report, time.monotonic()
-
-    async def housekeep(self) -> None:
-        """Retire what has drained, and delete what was removed; never raises."""
-        self.report()
-        draining = [
-            (name, digest)
-            for name, adapter in self.desired.state.adapters.items()
-            for digest, version in adapter.versions.items()
-            if version.phase is Phase.DRAINING or version.removing
-        ]
-        for name, digest in draining:
-            try:
-                await self._let_go(name, digest)
-            except (StoreError, OSError) as error:
-                log.error("%s@%s: %s", name, digest, error)
-        await self._prune()
-        await self._drop_empty()
-
-    async def _let_go(self, name: str, digest: str) -> None:
-        engine_name = f"{name}@{digest}"
-        others = self.desired.store.others(self.gateway)
-        in_use = engine_name in self.uses() or any(engine_name in use.uses for use in others)
-        if in_use or any(engine_name in engine.loaded for engine in self.engines):
-            return
-        version = self.desired.state.version(name, digest)
-        if not version.removing:
-            now = time.time()
-            await self.desired.change(
-                lambda state: (
-                    move(state, name, digest, Phase.RETIRED, now)
-                    if state.version(name, digest).phase is Phase.DRAINING
-                    else state
-                )
-            )
-            return
-        # An engine that cannot be asked may still hold it: vLLM dies of a file that is gone.
-        asked = self.engines and all(engine.ready for engine in self.engines)
-        if asked and not any(engine_name in use.holds for use in others):
-            await self.desired.change(lambda state: drop(state, name, digest))
-            await asyncio.to_thread(self.desired.store.delete, name, digest)
-            log.info("deleted %s", engine_name)
-
-    async def _prune(self) -> None:
-        """Remove the versions that ended longest ago, beyond those kept. Never one that a rollback would want."""
-        for name, adapter in self.desired.state.adapters.items():
-            ended = sorted(
-                (version.now.at, digest)
-                for digest, version in adapter.versions.items()
-                if version.phase in ENDED
-                and not version.removing
-                and digest not in adapter.previous
-                and digest not in (adapter.target or {})
-            )
-            for _, digest in ended[: -self.keep]:
-                with contextlib.suppress(StateError):
-                    await self.desired.change(
-                        lambda state, name=name, digest=digest: remove_version(state, name, digest, time.time())  # type: ignore[misc]
-                    )
-
-    async def _drop_empty(self) -> None:
-        """An adapter removed before it had any version."""
-        empty = [name for name, adapter in self.desired.state.adapters.items() if adapter.removing]
-        for name in empty:
-            if not self.desired.state.adapters[name].versions:
-                await self.desired.change(lambda state, name=name: drop(state, name, ""))  # type: ignore[misc]
+    def _used_elsewhere(self, engine: Engine, name: str) -> bool:
+        others = self.desired.store.others(self.housekeeping.gateway)
+        if name in self.wanted() and name not in self.wanted_on(engine):
+            # Everyone uses it, but on the engines that keep it.
+            return any(name in use.on.get(engine.url, ()) for use in others)
+        return any(name in use.uses for use in others)
 
 
 def _gone(root: str, version: Version) -> bool:

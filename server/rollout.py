@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.quality import EXAM, Result, exam_of, read_exam
 from adapters.state import RISING, Phase, State, StateError, move
 from adapters.store import StoreError
 from adapters.validation import AdapterError, MissingBase, validate
@@ -19,7 +20,7 @@ from server.desired import Desired
 from server.engine import Engine
 from server.errors import EngineUnavailable
 from server.reconciliation import Reconciliation
-from server.verification import VerificationFailed, verify
+from server.verification import VerificationFailed, examine, verify
 
 log = logging.getLogger("zephyra.adapters")
 
@@ -30,11 +31,16 @@ RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What adapters must fit. `base`: the base's directory or Hugging Face id."""
+    """What adapters must fit. `base`: the base's directory or Hugging Face id.
+
+    `exam_share` of a version's exam must be passed, of which at most `exam_questions` are asked.
+    """
 
     base: str
     max_rank: int
     max_bytes: int
+    exam_share: float
+    exam_questions: int
 
 
 def check_files(directory: Path, limits: Limits) -> None:
@@ -42,6 +48,7 @@ def check_files(directory: Path, limits: Limits) -> None:
     size = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
     if size > limits.max_bytes:
         raise AdapterError(f"the files have {size} bytes, above the limit of {limits.max_bytes}: raise store.max_bytes")
+    exam_of(directory)
     try:
         validate(directory, limits.base, limits.max_rank)
     except MissingBase:
@@ -142,7 +149,17 @@ class Rollouts:
             raise EngineUnavailable("no engine has it any more")
         difference = min([await self._prove(engine, engine_name) for engine in ready])
         reason = f"differs from the base by {difference:.3g} in the first token's log-probability"
+        exam = self.desired.store.path(name, digest) / EXAM
+        if exam.exists():
+            reason += f"; passed {await self._examine(ready[0], engine_name, exam)}"
         await self._move(name, digest, Phase.READY, reason)
+
+    async def _examine(self, engine: Engine, engine_name: str, exam: Path) -> Result:
+        items = read_exam(exam)[: self.limits.exam_questions]
+        result = await examine(engine, engine_name, items)
+        if result.share < self.limits.exam_share:
+            raise VerificationFailed(f"it passed {result}, fewer than store.exam_share = {self.limits.exam_share}")
+        return result
 
     async def _prove(self, engine: Engine, engine_name: str) -> float:
         """The difference from the base on one engine; only what fails twice has failed."""

@@ -23,6 +23,9 @@ LoraRank = Annotated[
     BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
 ]
 
+# How many engines keep an adapter: a number, or "all", which is None.
+Copies = Annotated[int | None, Field(ge=1), BeforeValidator(lambda value: None if value == "all" else value)]
+
 # Words the gateway uses itself, and the modality names under which vLLM applies an adapter unasked.
 RESERVED_NAMES = frozenset({"text", "image", "audio", "video", "input", "zero", "general", "base"})
 
@@ -121,6 +124,9 @@ class StoreSettings(Section):
     keep: int = Field(10, ge=1)
     # The most bytes one version may have.
     max_bytes: int = Field(4 * 2**30, ge=1)
+    # The share of its exam that a version must pass, where its manifest names one, over at most so many questions.
+    exam_share: float = Field(0.5, ge=0, le=1)
+    exam_questions: int = Field(8, ge=1)
 
 
 class CanarySettings(Section):
@@ -153,6 +159,8 @@ class EngineSettings(Section):
     # CPU engines only; vLLM's own default would take 0.92 of the machine's memory.
     kv_cache_memory_bytes: int = Field(512 * 2**20, ge=2**20)
     args: tuple[str, ...] = ()
+    # On how many of the engines each adapter is kept; the same for every gateway on a store.
+    copies: Copies = None
     # Seconds between two looks at an engine's health and adapters.
     poll_interval: float = Field(1.0, gt=0)
     # Seconds between two look-ups of the sources in urls.

@@ -6,13 +6,19 @@ two answers counts as noise.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
+from adapters.quality import Item, Result
 from server.engine import Engine
 from server.errors import EngineUnavailable
 
 PATH = "/v1/completions"
+CHAT_PATH = "/v1/chat/completions"
+# How long an answer to an exam's question may be, in tokens.
+ANSWER_TOKENS = 128
 PROMPTS = (
     "Question: What should I do first?\nAnswer:",
     "Write a short reply to this message: my order has not arrived.\n",
@@ -23,6 +29,9 @@ TOP = 5
 # Natural-log units; bf16 rounds finer than this near zero, so smaller is no difference.
 LEAST_DIFFERENCE = 1e-4
 NOISE_FACTOR = 3.0
+
+
+Reply = TypeVar("Reply", "_Completion", "_Chat")
 
 
 class VerificationFailed(Exception):
@@ -40,6 +49,18 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Spoken(msgspec.Struct):
+    message: _Message
+
+
+class _Chat(msgspec.Struct):
+    choices: list[_Spoken]
 
 
 async def verify(engine: Engine, name: str, base: str) -> float:
@@ -63,6 +84,16 @@ async def verify(engine: Engine, name: str, base: str) -> float:
             "modules match nothing in the base, or it was never trained"
         )
     return max(differences)
+
+
+async def examine(engine: Engine, name: str, items: Sequence[Item]) -> Result:
+    """Ask each question under the adapter `name`, as a chat's first turn. Raises as `verify` does."""
+    passed = 0
+    for item in items:
+        body = {"model": name, "messages": [{"role": "user", "content": item.prompt}], "max_tokens": ANSWER_TOKENS}
+        answer = await _ask(engine, name, CHAT_PATH, {**body, "temperature": 0}, _Chat)
+        passed += item.passes(answer.choices[0].message.content or "")
+    return Result(passed, len(items))
 
 
 async def answers(engine: Engine) -> bool:
@@ -89,14 +120,22 @@ def _first_token(choice: _Choice, name: str) -> dict[str, float]:
 
 async def _complete(engine: Engine, name: str, prompt: str, max_tokens: int = 1) -> _Choice:
     body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": TOP}
+    return (await _ask(engine, name, PATH, body, _Completion)).choices[0]
+
+
+async def _ask(engine: Engine, name: str, path: str, body: dict[str, Any], kind: type[Reply]) -> Reply:
+    """The engine's answer, with at least one choice."""
     with engine.counted(name):
-        status, content = await engine.ask(PATH, body)
+        status, content = await engine.ask(path, body)
     if status in (404, 503) or (status >= 500 and not await answers(engine)):
         raise EngineUnavailable(f"The engine does not answer under {name} now: {status}.")
     if status != 200:
         text = content[:300].decode(errors="replace")
         raise VerificationFailed(f"the engine answers {status} under {name}: {text}")
     try:
-        return msgspec.json.decode(content, type=_Completion).choices[0]
-    except (msgspec.MsgspecError, IndexError) as error:
+        answer = msgspec.json.decode(content, type=kind)
+    except msgspec.MsgspecError as error:
         raise VerificationFailed(f"the engine's answer under {name} cannot be read: {error}") from None
+    if not answer.choices:
+        raise VerificationFailed(f"the engine gave no answer under {name}")
+    return answer

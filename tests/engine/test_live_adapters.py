@@ -1,5 +1,7 @@
 """Live adapters on the real engine: proof of difference, swaps under streams, no stale prefix cache, refusals."""
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from adapters.evaluation import exam_questions
 from tests.engine.conftest import ROOT, System
 from tests.waiting import wait_until
 
@@ -118,3 +121,35 @@ def test_an_adapter_without_effect_is_refused_by_the_proof(http: httpx.Client, t
     assert "answers as the base" in reply.json()["error"]["message"]
     http.delete("/admin/adapters/faint")
     wait_until(lambda: http.get("/admin/adapters/faint").status_code == 404, seconds=60)
+
+
+def test_an_adapter_serves_only_if_it_passes_the_exam_it_brings(http: httpx.Client, tmp_path: Path) -> None:
+    questions = exam_questions("legal", 3)
+    exam = "\n".join(json.dumps({"prompt": each.prompt, "expected": each.answer}) for each in questions)
+    replies = {}
+    for name in ("legal", "code"):
+        directory = tmp_path / name
+        shutil.copytree(BUNDLE / name, directory)
+        (directory / "manifest.json").write_text('{"exam": "exam.jsonl"}')
+        (directory / "exam.jsonl").write_text(exam)
+        replies[name] = publish(http, directory, f"{name}-examined")
+    assert replies["legal"].status_code == 200, replies["legal"].text
+    assert replies["code"].status_code == 422
+    assert "it passed 0 of 3 questions of its exam" in replies["code"].json()["error"]["message"]
+    for name in replies:
+        remove(http, f"{name}-examined")
+
+
+def test_loads_and_unloads_leave_nothing_behind(http: httpx.Client) -> None:
+    before = {each["name"] for each in http.get("/admin/engines").json()[0]["adapters"]}
+    for source in ("medical", "code", "medical"):
+        assert publish(http, BUNDLE / source, "passing").status_code == 200
+        assert ask(http, "Who pays?", "passing")[1]
+        remove(http, "passing")
+    assert {each["name"] for each in http.get("/admin/engines").json()[0]["adapters"]} == before
+
+
+def remove(http: httpx.Client, name: str) -> None:
+    """Remove an adapter; returns once its files are gone."""
+    assert http.delete(f"/admin/adapters/{name}").status_code == 202
+    wait_until(lambda: http.get(f"/admin/adapters/{name}").status_code == 404)

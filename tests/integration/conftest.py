@@ -102,3 +102,9 @@ def gateway_url(settings: Settings) -> Iterator[str]:
 def http(gateway_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=gateway_url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """Another version of `legal`."""
+    return make_adapter(tmp_path / "second", seed=99)

@@ -99,3 +99,10 @@ def test_a_wrong_variable_is_named(variable: str, text: str, named: str, monkeyp
     monkeypatch.setenv(variable, text)
     with pytest.raises(SettingsError, match=named):
         load()
+
+
+@pytest.mark.parametrize(("text", "copies"), [('"all"', None), ("2", 2)])
+def test_copies_are_all_or_a_number(tmp_path: Path, text: str, copies: int | None) -> None:
+    assert load(write(tmp_path, f"[engine]\ncopies = {text}\n")).engine.copies == copies
+    with pytest.raises(SettingsError, match=r"engine\.copies: "):
+        load(write(tmp_path, "[engine]\ncopies = 0\n"))

@@ -99,11 +99,12 @@ def test_files_go_only_when_the_state_names_them_no_more(tmp_path: Path) -> None
 def test_old_left_overs_are_swept_and_new_ones_are_not(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     old, new = store.root / "versions" / ".incoming-old", store.root / "versions" / ".incoming-new"
-    for directory in (old, new):
+    deleted = store.root / "versions" / ".trash-new"
+    for directory in (old, new, deleted):
         directory.mkdir()
     os.utime(old, (1, 1))
     Store.open(tmp_path)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert (old.exists(), new.exists(), deleted.exists()) == (False, True, False)
 
 
 def test_a_claim_has_one_holder_and_dies_with_it(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_a_difference_within_the_bases_own_noise_fails() -> None:
         (completion({"a": None}), "not numbers"),
         ((200, b'{"choices": [{"text": "", "logprobs": {"top_logprobs": [{"a": NaN}]}}]}'), "cannot be read"),
         (completion(None), "no log-probabilities"),
-        ((200, {"choices": []}), "cannot be read"),
+        ((200, {"choices": []}), "gave no answer"),
         ((200, {"choices": [{"text": ""}]}), "came back empty"),
         ((400, b"bad"), "answers 400 under legal@1: bad"),
     ],
