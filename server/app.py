@@ -25,6 +25,7 @@ from server.decisions import open_log
 from server.endpoints import Gates, RoutedEndpoint
 from server.errors import EngineUnavailable, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, ZephyraError
 from server.gateway import Gateway, running_gateway
+from server.neighbours import share_feed
 from server.openapi import routed_paths
 from server.settings import Settings
 from server.snapshots import WRITE_SECONDS, Snapshots
@@ -84,8 +85,15 @@ def create_app(
             if on_start:
                 on_start(gateway)
             sharing = asyncio.create_task(share(worker, gateway), name="metrics") if worker else None
+            telling = (
+                asyncio.create_task(share_feed(gateway.feed, worker.directory, worker.index, worker.count), name="feed")
+                if worker
+                else None
+            )
             yield {"gateway": gateway, "access": access}
             following.cancel()
+            if telling:
+                telling.cancel()
             if worker and sharing:
                 await worker.may_stop_engine(settings.gateway.shutdown_grace)
                 sharing.cancel()

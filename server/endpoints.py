@@ -91,7 +91,7 @@ class RoutedEndpoint:
                     self.decisions.write(call, allowed)
         if call.choice is not None:
             self.gateway.guard.record(call.choice.engine_name, status)
-        if self.gateway.feed.listeners:
+        if self.gateway.feed.wanted:
             self.gateway.feed.tell(call, status)
         if self.tracing is not None:
             self.tracing.record(call, self.api.path, status)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -110,12 +110,29 @@ class Listener:
         return taken
 
 
+class Told(Protocol):
+    """Another process that is told of answers."""
+
+    def put(self, event: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Feed:
     """Tells every listener of every answer. `prompts`: with the user's words."""
 
     prompts: bool = False
     listeners: set[Listener] = field(default_factory=set)
+    # Other workers that have listeners.
+    neighbours: set[Told] = field(default_factory=set)
+    # Set while there are listeners here.
+    listened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anyone is to be told."""
+        return bool(self.listeners or self.neighbours)
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:
@@ -124,18 +141,27 @@ class Feed:
             raise Overloaded(f"{LISTENERS} listen already, the most that may. Close another console first.")
         listener = Listener()
         self.listeners.add(listener)
+        self.listened.set()
         try:
             yield listener
         finally:
             self.listeners.discard(listener)
+            if not self.listeners:
+                self.listened.clear()
 
     def tell(self, call: Call, status: int) -> None:
-        """Pass an ended call on to the listeners."""
-        line = Answered.of(call, status, self.prompts) if self.listeners else None
+        """Pass an ended call on to the listeners, here and elsewhere."""
+        line = Answered.of(call, status, self.prompts) if self.wanted else None
         if line is not None:
             text = event("answer", line)
-            for listener in self.listeners:
-                listener.put(text)
+            self.hear(text)
+            for neighbour in self.neighbours:
+                neighbour.put(text)
+
+    def hear(self, event: bytes) -> None:
+        """Pass an event on to the listeners here."""
+        for listener in self.listeners:
+            listener.put(event)
 
 
 def event(name: str, value: Any) -> bytes:

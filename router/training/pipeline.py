@@ -1,4 +1,4 @@
-"""All stages in order: collect, teacher and spans, vocabulary, folds, distil, calibrate, export, statistics.
+"""All stages in order: collect, teacher and spans, vocabulary, ensemble, folds, distil, calibrate, export, statistics.
 
     python -m router.training.pipeline a.jsonl b.jsonl weights/ --exclude dev.jsonl --work run/
 
@@ -50,6 +50,7 @@ def train(
     own_prompts: bool = True,
     folds: int = 4,
     unlabelled: list[Path] | None = None,
+    ensemble: int = 0,
     width: int = 160,
     epochs: int = 8,
     draws: int = 0,
@@ -61,6 +62,7 @@ def train(
 
     ``exclude``: evaluation files, whose texts may not be trained on. ``teacher_name``: ``none``, ``minilm``, a Hugging
     Face encoder or a directory. ``unlabelled``: JSONL files with further texts for the teacher to label.
+    ``ensemble``: students of other seeds that label these texts together with the teacher.
     ``draws``: prompts an epoch (0: as many as there are). ``folds``: held-out-source folds for calibration.
     ``coverage``: the share of prompts of unseen sources that thresholds leave decided. ``smoke``: JSON list of
     (text, domain) that must route right; without it, rows that the student is surest of. Raises `RouterError` on
@@ -75,6 +77,8 @@ def train(
     tokenizer, vectors = _vocabulary_stage(work, width)
     design = Design(hidden=128, pair_buckets=32_768, pair_width=24, seed=seed)
     schedule = Schedule(epochs=epochs, draws=draws or max(8_000, len(rows)))
+    if soft is not None and ensemble:
+        rows, soft = _ensemble_stage(rows, names, work, ensemble, tokenizer, vectors, design, schedule, soft)
     held = _fold_stage(rows, names, work, folds, tokenizer, vectors, design, schedule, soft)
     student_file = work / "student" / "student.pt"
     if not student_file.is_file():
@@ -87,6 +91,7 @@ def train(
     trained = {
         "corpus": json.loads((work / "corpus.json").read_text()),
         "teacher": teacher_name,
+        "ensemble": ensemble,
         "design": asdict(design),
         "schedule": asdict(schedule),
     }
@@ -172,6 +177,34 @@ def _vocabulary_stage(work: Path, width: int) -> tuple[Tokenizer, NDArray[np.flo
     return Tokenizer.load(work / "vocabulary" / "vocabulary.txt"), vectors
 
 
+def _ensemble_stage(
+    rows: list[Prompt],
+    names: tuple[str, ...],
+    work: Path,
+    count: int,
+    tokenizer: Tokenizer,
+    vectors: NDArray[np.float32],
+    design: Design,
+    schedule: Schedule,
+    soft: NDArray[np.float32],
+) -> tuple[list[Prompt], NDArray[np.float32]]:
+    """The rows and soft labels, those of the spans now the mean of the teacher's and of ``count`` students'."""
+    given = [row for row in rows if row.form != spans.FORM]
+    texts = [row.text for row in rows if row.form == spans.FORM]
+    found = [soft[len(given) :]]
+    for number in range(1, count + 1):
+        stored = work / "ensemble" / f"{number}.npy"
+        if not stored.is_file():
+            print(f"ensemble: student {number} of {count}", flush=True)
+            other = replace(design, seed=design.seed + number)
+            student = distil(rows, tokenizer, vectors, other, schedule, soft, names)
+            stored.parent.mkdir(exist_ok=True)
+            np.save(stored, softmax(logits(student, tokenizer, texts)))
+        found.append(np.load(stored))
+    mean = np.asarray(np.mean(found, axis=0), dtype=np.float32)
+    return given + spans.labelled(texts, mean, names), np.concatenate([soft[: len(given)], mean])
+
+
 def _fold_stage(
     rows: list[Prompt],
     names: tuple[str, ...],
@@ -244,8 +277,9 @@ if __name__ == "__main__":
         teacher: str = "minilm",
         folds: int = 4,
         unlabelled: list[Path] = [],  # noqa: B006
+        ensemble: int = 0,
         epochs: int = 10,
     ) -> None:
-        train(data, out, exclude, work, teacher, folds=folds, unlabelled=unlabelled, epochs=epochs)
+        train(data, out, exclude, work, teacher, folds=folds, unlabelled=unlabelled, ensemble=ensemble, epochs=epochs)
 
     typer.run(main)

@@ -90,6 +90,9 @@ def test_it_is_small_and_has_no_torch(image: Path) -> None:
     packages = {path.name for path in next(image.glob("lib/python*/site-packages")).iterdir()}
     assert {"server", "router", "adapters", "onnxruntime"} <= packages
     assert not packages & {"torch", "vllm", "transformers", "tests"}
+    # What compose's service `fetch` begins.
+    environment = {"PATH": f"{image}/bin", "LD_LIBRARY_PATH": str(image.parent / "python" / "lib")}
+    subprocess.run([image / "bin" / "hf", "download", "--help"], env=environment, check=True, capture_output=True)
 
 
 def test_it_serves_unprivileged_from_a_tree_it_cannot_write(image: Path, place: Path) -> None:

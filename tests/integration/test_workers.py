@@ -1,6 +1,7 @@
 """Several workers behind one address: they share the work, their metrics are one, an ended one is replaced."""
 
 import contextlib
+import itertools
 import re
 import signal
 import threading
@@ -12,6 +13,7 @@ import psutil
 from tests.fake_engine import FakeEngine
 from tests.integration.test_chat import CHAT, body
 from tests.integration.test_command import ready, serving
+from tests.integration.test_feed import listening
 from tests.waiting import wait_until
 
 COUNT = 'zephyra_requests_total{adapter="legal",model="legal",reason="explicit",status="200"}'
@@ -72,6 +74,37 @@ def test_workers_answer_as_one(engine_url: str, fake: FakeEngine) -> None:
         printed, _ = process.communicate(timeout=60)
         assert process.returncode == 0, printed
         assert printed.count("zephyra: stopped") == 1
+        assert "Traceback" not in printed
+
+
+def test_one_feed_tells_the_answers_of_all(engine_url: str) -> None:
+    told: set[str] = set()
+    counter = itertools.count()
+
+    def hear(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=60) as client, listening(client) as events:
+            told.update(value["request_id"] for name, value in events if name == "answer")
+
+    def all_of_twenty(url: str) -> bool:
+        """Each on a connection of its own: that one worker gets them all will not happen."""
+        asked = {f"request-{next(counter)}" for _ in range(20)}
+        for name in asked:
+            assert httpx.post(url + CHAT, json=body("legal"), headers={"x-request-id": name}).status_code == 200
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: asked <= told, 3)
+        return asked <= told
+
+    with serving(engine_url, "--workers", "2") as (url, process):
+        wait_until(lambda: ready(url))
+        wait_until(lambda: len(workers(process)) == 2 and all(ready(url) for _ in range(20)))
+        listener = threading.Thread(target=hear, args=(url,))
+        listener.start()
+        # The workers find each other in a moment.
+        wait_until(lambda: all_of_twenty(url))
+        process.send_signal(signal.SIGTERM)
+        listener.join(60)
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, printed
         assert "Traceback" not in printed
 
 
