@@ -3,7 +3,7 @@
 The features are what the student pools from a text, before its dense layers. Within each known class they are taken as
 normal with one covariance (linear discriminant analysis); the new class has its examples, each drawn most of the way
 to their mean, as centres. The log-odds against all known classes become one more logit. Its offset is set on features
-of training prompts, kept in ``statistics.npz``, so that only one in a hundred of them would change its domain.
+of training prompts, kept in ``statistics.npz``, so that only two in a hundred of them would change their domain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from router.errors import RouterError
 LEAST, MOST = 16, 1_000
 """How many examples a domain needs, and how many it may have."""
 
-CHANGED, SERVED = 0.01, 0.005
+CHANGED, SERVED = 0.02, 0.005
 """Shares of the known classes' prompts that may go to the new domain, and that may be served by it."""
 
 LEAST_RECALL = 0.3
