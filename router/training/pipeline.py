@@ -11,6 +11,7 @@ first, which is the longest stage.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -172,7 +173,9 @@ def _texts(path: Path) -> list[str]:
 def _vocabulary_stage(work: Path, width: int) -> tuple[Tokenizer, NDArray[np.float32]]:
     if not (work / "vocabulary" / "vectors.npy").is_file():
         print("vocabulary: tokens and their first vectors", flush=True)
+        torch.set_num_threads(os.cpu_count() or 1)  # large products, unlike the student's
         vocabulary.make(work / "corpus.jsonl", work / "vocabulary", "minilm", WORDS, 36_000, 256)
+        torch.set_num_threads(1)
     vectors = np.load(work / "vocabulary" / "vectors.npy")[:, :width].copy()
     return Tokenizer.load(work / "vocabulary" / "vocabulary.txt"), vectors
 

@@ -72,7 +72,8 @@ def test_a_swap_replaces_what_decides_and_a_rollback_undoes_it(
     shipped, new = TinyAda.load().digest, read_manifest(second).digest
     before = shown(http)
     assert (before["digest"], before["desired"], before["previous"]) == (shipped, "shipped", None)
-    assert {"domain": "code", "adapter": "code", "threshold": 0.615} in before["domains"]
+    threshold = read_manifest(SHIPPED).policy.thresholds["code"]
+    assert {"domain": "code", "adapter": "code", "threshold": threshold} in before["domains"]
     assert ask(http).headers["x-zephyra-adapter"].startswith("code@")
     assert http.post("/admin/router/rollback").status_code == 409
 
