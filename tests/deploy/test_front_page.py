@@ -32,6 +32,8 @@ ELSEWHERE = {
     "zephyra adapters train": "minutes",
     "zephyra adapters evaluate": "minutes",
     "python loadtests/overhead.py": "a measurement",
+    "python loadtests/engine.py": "a measurement, against vLLM",
+    "python loadtests/soak.py": "a measurement of fifteen minutes",
     "python -m router.training.bench": "a measurement",
 }
 
