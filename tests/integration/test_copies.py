@@ -80,6 +80,7 @@ def test_a_dead_engines_adapters_move_and_come_back(
         victim.dead = False
         wait_until(lambda: fleet.kept(copies))
         for http in (one, two):
+            wait_until(lambda http=http: http.get("/ready").status_code == 200)  # type: ignore[misc]
             ask_all(http)
 
 
