@@ -45,15 +45,17 @@ class TinyAda:
         self._session, self._tokenizer = session, tokenizer
         self._policy = manifest.policy
         labels = manifest.labels
-        self._arrange([labels.index(domain) for domain in self.domains])
+        self._arrange()
         self._outlier = labels.index(OUTLIER) if OUTLIER in labels else None
         self._followup = labels.index(FOLLOWUP) if FOLLOWUP in labels else None
         self._inputs: dict[int, dict[str, NDArray[Any]]] = {}
         self._start, self._end = _position_scores(session, bool(manifest.pair_buckets))
         self._cache = _Cache(4096)
 
-    def _arrange(self, columns: Sequence[int]) -> None:
+    def _arrange(self) -> None:
         """Lay out, in the order of the domains, where their logits are and what the policy says of each."""
+        labels = self.manifest.labels  # the added domains' logits come behind theirs
+        columns = [*map(labels.index, self.manifest.domains), *range(len(labels), len(labels) + len(self.added))]
         self._of_domains: Callable[[list[float]], tuple[float, ...]] = itemgetter(*columns)
         self._thresholds = [self._policy.thresholds[domain] for domain in self.domains]
         self._mentions = [self._policy.mentions[domain] for domain in self.domains]
@@ -111,9 +113,7 @@ class TinyAda:
         made.manifest, made._policy = replace(self.manifest, policy=policy, files=files), policy
         made.added = tuple(added)
         made.domains = (*self.manifest.domains, *limits)
-        count = len(self.manifest.labels)
-        known = [self.manifest.labels.index(domain) for domain in self.manifest.domains]
-        made._arrange([*known, *range(count, count + len(made.added))])
+        made._arrange()
         made.digest = made.manifest.digest
         return made
 
@@ -195,11 +195,11 @@ class TinyAda:
         probabilities, known, leaning, _ = scores
         domains, open_ = self.domains, True
         if allowed is None:
-            best = probabilities.index(max(probabilities))
+            best = scores.best
         else:
             among = [i for i, name in enumerate(domains) if name == GENERAL or name in allowed]
             open_ = bool(among)
-            best = max(among or range(len(domains)), key=probabilities.__getitem__)
+            best = max(among, key=probabilities.__getitem__) if among else scores.best
         confidence = probabilities[best] * known * (1.0 - leaning)
         abstained = confidence < self._thresholds[best] or not open_
         listed = [
@@ -210,14 +210,14 @@ class TinyAda:
         if len(listed) > 1:
             listed.sort(reverse=True)
         return Decision(
-            domains[best],
-            confidence,
-            dict(zip(domains, probabilities, strict=True)),
-            abstained,
-            "abstained" if abstained else "sticky" if kept else "resolved",
-            tuple([each[1] for each in listed]),
-            (perf_counter_ns() - began) / 1000,
-            self.digest,
+            domain=domains[best],
+            confidence=confidence,
+            scores=dict(zip(domains, probabilities, strict=True)),
+            abstained=abstained,
+            reason="abstained" if abstained else "sticky" if kept else "resolved",
+            domains=tuple([each[1] for each in listed]),
+            microseconds=(perf_counter_ns() - began) / 1000,
+            router=self.digest,
         )
 
 

@@ -221,8 +221,8 @@ def _build(settings: Settings, directory: Path) -> Gateway:
         settings.engine.copies,
         metrics.adapters,
     )
-    kept = settings.store
-    limits = Limits(settings.base.model, max_rank, kept.max_bytes, kept.exam_share, kept.exam_questions)
+    of_store = settings.store
+    limits = Limits(settings.base.model, max_rank, of_store.max_bytes, of_store.exam_share, of_store.exam_questions)
     rollouts = Rollouts(desired, reconciliation, limits, settings.engine.poll_interval, metrics.adapters)
     guard = CanaryGuard(desired, audit, settings.canary, metrics.adapters)
     shadow = Shadow(metrics, settings.router.shadow_share)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from adapters.state import Phase, StateError, drop, move, remove_version
 from adapters.store import StoreError
@@ -119,13 +120,11 @@ class Housekeeping:
             )
             for _, digest in ended[: -self.keep]:
                 with contextlib.suppress(StateError):
-                    await self.desired.change(
-                        lambda state, name=name, digest=digest: remove_version(state, name, digest, time.time())  # type: ignore[misc]
-                    )
+                    await self.desired.change(partial(remove_version, name=name, digest=digest, now=time.time()))
 
     async def _drop_empty(self) -> None:
         """An adapter removed before it had any version."""
         empty = [name for name, adapter in self.desired.state.adapters.items() if adapter.removing]
         for name in empty:
             if not self.desired.state.adapters[name].versions:
-                await self.desired.change(lambda state, name=name: drop(state, name, ""))  # type: ignore[misc]
+                await self.desired.change(partial(drop, name=name, digest=""))

@@ -143,6 +143,10 @@ class Reconciliation:
         """Those of `wanted` that this engine should hold."""
         return {name: version for name, version in self.wanted().items() if self._belongs(engine, name)}
 
+    def wants(self, engine: Engine, name: str) -> bool:
+        """Whether the engine should hold it."""
+        return name in self.wanted() and self._belongs(engine, name)
+
     def _belongs(self, engine: Engine, name: str) -> bool:
         kept = self.homes(name)
         if engine in kept:
@@ -198,7 +202,7 @@ class Reconciliation:
     async def _load(self, engine: Engine, version: Version) -> None:
         name = version.engine_name
         refusal = self.refusals.get((engine.url, name))
-        if name not in self.wanted_on(engine) or (refusal and time.monotonic() < refusal.retry_at):
+        if not self.wants(engine, name) or (refusal and time.monotonic() < refusal.retry_at):
             return
         if self.capacity is not None and len(engine.present) >= self.capacity:
             self._refuse(engine, name, f"the engine holds its limit of {self.capacity} adapters; remove one")
@@ -243,7 +247,7 @@ class Reconciliation:
             # Without the store nobody knows who else uses it. What is loaded serves on.
             log.error("%s: %s is not unloaded: %s", engine.url, name, error)
             return False
-        wanted = name in self.wanted_on(engine)
+        wanted = self.wants(engine, name)
         misplaced = wanted and name not in engine.loaded
         if (wanted and not misplaced) or engine.running[name] or self._used_elsewhere(engine, name):
             return False
@@ -261,7 +265,7 @@ class Reconciliation:
 
     def _used_elsewhere(self, engine: Engine, name: str) -> bool:
         others = self.desired.store.others(self.housekeeping.gateway)
-        if name in self.wanted() and name not in self.wanted_on(engine):
+        if name in self.wanted() and not self._belongs(engine, name):
             # Everyone uses it, but on the engines that keep it.
             return any(name in use.on.get(engine.url, ()) for use in others)
         return any(name in use.uses for use in others)

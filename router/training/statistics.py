@@ -28,7 +28,7 @@ def measure(directory: Path, rows: Sequence[Prompt], seed: int = 0) -> Statistic
     ada, manifest = TinyAda.load(directory), read_manifest(directory)
     labels = manifest.labels
     rows = [row for row in rows if row.domain in labels]
-    rows = [row for row in rows if not row.form] or list(rows)  # prompts written on purpose are no fair sample
+    rows = [row for row in rows if not row.form] or rows  # prompts written on purpose are no fair sample
     random = np.random.default_rng(seed)
     picks = random.choice(len(rows), size=SAMPLE, p=weights(rows))
     pairs = [ada.features(rows[i].text) for i in picks]

@@ -49,6 +49,13 @@ def statements(block: str) -> Iterator[str]:
     assert not lines, f"no shell reads this: {lines}"
 
 
+def of_kind(page: Path, pattern: str) -> list[str]:
+    """The page's commands that begin like this, at least one."""
+    found = [command for command in commands(page) if re.match(pattern, command)]
+    assert found, f"{page} has no more commands that match {pattern}"
+    return found
+
+
 def commands(page: Path) -> list[str]:
     """Every command that a page tells its reader to give, in the page's order of blocks, then of lines."""
     found = [statement for block in blocks(page, "sh") for statement in statements(block)]

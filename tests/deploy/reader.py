@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from tests.deploy.pages import ROOT
 from tests.deploy.programs import PATH, free_port
@@ -43,6 +46,16 @@ exec "$@"
 ZEPHYRA = f'''#!/bin/sh
 exec "{sys.executable}" -m server "$@"
 '''
+
+
+def copy_adapter(name: str, directory: Path, factor: float) -> None:
+    """A LoRA that fits the base: a shipped one, each matrix times `factor`."""
+    shipped = ROOT / "adapters" / "bundle" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(shipped / "adapter_config.json", directory)
+    weights = load_file(shipped / "adapter_model.safetensors")
+    changed = {name: (weight * factor).astype(np.float32) for name, weight in weights.items()}
+    save_file(changed, directory / "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
-from tests.deploy.pages import ROOT, blocks, commands
-from tests.deploy.reader import ADDRESS, Gateway, Reader
+from tests.deploy.pages import ROOT, blocks, commands, of_kind
+from tests.deploy.reader import ADDRESS, Gateway, Reader, copy_adapter
 from tests.fake_engine import FakeEngine, Served
 
 PAGE = ROOT / "README.md"
@@ -40,9 +38,7 @@ ELSEWHERE = {
 
 def of(kind: str) -> list[str]:
     """The page's commands of one kind."""
-    found = [command for command in commands(PAGE) if re.match(RUN[kind], command)]
-    assert found, f"the page has no more commands of the kind {kind}"
-    return found
+    return of_kind(PAGE, RUN[kind])
 
 
 def test_each_command_is_run_or_listed() -> None:
@@ -89,10 +85,7 @@ def test_adapters_and_routers_of_one_s_own(gateway: Gateway) -> None:
     place = gateway.reader.place
     shutil.copytree(ROOT / "router" / "weights", place / "my-tinyada")
     for name, factor in {"ledger": 1.5, "tax": 2.0}.items():
-        shutil.copytree(ROOT / "adapters" / "bundle" / "finance", place / "mine" / name)
-        weights = place / "mine" / name / "adapter_model.safetensors"
-        changed = {key: (tensor * factor).astype(np.float32) for key, tensor in load_file(weights).items()}
-        save_file(changed, weights)
+        copy_adapter("finance", place / "mine" / name, factor)
     texts = [f"Which form do I file for my tax return of the year {2000 + number}?" for number in range(16)]
     (place / "prompts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
 

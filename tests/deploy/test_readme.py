@@ -12,14 +12,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import load_file, save_file
 
-from tests.deploy.pages import DEPLOY, LIST, ROOT, commands, inline, paragraphs
+from tests.deploy.pages import DEPLOY, LIST, ROOT, commands, inline, of_kind, paragraphs
 from tests.deploy.programs import program
-from tests.deploy.reader import Gateway, Reader
+from tests.deploy.reader import Gateway, Reader, copy_adapter
 from tests.fake_engine import FakeEngine, Served
 
 PAGE = DEPLOY / "README.md"
@@ -57,9 +55,7 @@ def simple(statement: str) -> list[str]:
 
 def of(kind: str) -> list[str]:
     """The page's commands of one kind."""
-    found = [command for command in commands(PAGE) if re.match(RUN[kind], command)]
-    assert found, f"the page has no more commands of the kind {kind}"
-    return found
+    return of_kind(PAGE, RUN[kind])
 
 
 def test_each_command_is_run_or_listed() -> None:
@@ -159,21 +155,11 @@ def test_the_first_answer(container: Gateway) -> None:
     assert "x-zephyra-adapter: math@" in printed
 
 
-def _adapter(directory: Path, factor: float) -> None:
-    """A LoRA that fits the base: a shipped one, each matrix times `factor`."""
-    shipped = ROOT / "adapters" / "bundle" / "legal"
-    directory.mkdir(exist_ok=True)
-    shutil.copy(shipped / "adapter_config.json", directory)
-    weights = load_file(shipped / "adapter_model.safetensors")
-    changed = {name: (weight * factor).astype(np.float32) for name, weight in weights.items()}
-    save_file(changed, directory / "adapter_model.safetensors")
-
-
 def test_an_adapter_of_one_s_own_is_backed_up_and_restored(
     reader: Reader, container: Gateway, environment: dict[str, str], tmp_path: Path
 ) -> None:
     shipped = container.adapter("legal")
-    _adapter(reader.place / "my-law", 1.5)
+    copy_adapter("legal", reader.place / "my-law", 1.5)
     printed = container.sh(of("adapter"))
     mine = container.adapter("legal")
     assert mine != shipped

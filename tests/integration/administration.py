@@ -28,6 +28,15 @@ def publish(http: httpx.Client, path: Path, name: str = "legal", **more: Any) ->
     return http.post(url, json={"path": str(path), **more}, params={"wait": True})
 
 
+def wait_ready(http: httpx.Client) -> None:
+    wait_until(lambda: http.get("/ready").status_code == 200)
+
+
+def wait_routed(http: httpx.Client, route: dict[str, int], name: str = "legal") -> None:
+    """Return once the gateway has this route."""
+    wait_until(lambda: adapter(http, name)["route"] == route)
+
+
 @contextlib.contextmanager
 def gateway(configuration: dict[str, dict[str, Any]], *engines: str) -> Iterator[httpx.Client]:
     configuration["engine"]["urls"] = list(engines)
@@ -35,5 +44,5 @@ def gateway(configuration: dict[str, dict[str, Any]], *engines: str) -> Iterator
         Served(create_app(load(None, configuration)), lifespan="on") as served,
         httpx.Client(base_url=served.url, timeout=30) as http,
     ):
-        wait_until(lambda: http.get("/ready").status_code == 200)
+        wait_ready(http)
         yield http

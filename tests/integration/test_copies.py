@@ -11,7 +11,7 @@ import pytest
 
 from adapters.placement import homes
 from tests.fake_engine import FakeEngine, Served
-from tests.integration.administration import adapter, gateway, publish
+from tests.integration.administration import adapter, gateway, publish, wait_ready
 from tests.integration.conftest import DOMAINS
 from tests.integration.test_chat import CHAT, body, served_by
 from tests.waiting import wait_until
@@ -32,6 +32,11 @@ class Fleet:
         return all(self.holders(name) & urls == homes(name, urls, copies) for name in DOMAINS) and all(
             any(name.startswith("zero@") for name in self.engines[url].adapters) for url in urls
         )
+
+
+def wait_down(http: httpx.Client, url: str) -> None:
+    """Return once the gateway knows that the engine is down: until then it may send requests there."""
+    wait_until(lambda: all(not engine["up"] for engine in http.get("/admin/engines").json() if engine["url"] == url))
 
 
 @pytest.fixture
@@ -75,12 +80,13 @@ def test_a_dead_engines_adapters_move_and_come_back(
         victim.adapters.clear()
         wait_until(lambda: fleet.kept(copies, others))
         for http in (one, two):
-            wait_until(lambda http=http: http.get("/ready").status_code == 200)  # type: ignore[misc]
+            wait_down(http, url)
+            wait_ready(http)
             ask_all(http)
         victim.dead = False
         wait_until(lambda: fleet.kept(copies))
         for http in (one, two):
-            wait_until(lambda http=http: http.get("/ready").status_code == 200)  # type: ignore[misc]
+            wait_ready(http)
             ask_all(http)
 
 

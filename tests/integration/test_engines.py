@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.fake_engine import FakeEngine, Served
-from tests.integration.administration import adapter, gateway, publish
+from tests.integration.administration import adapter, gateway, publish, wait_ready, wait_routed
 from tests.integration.conftest import DOMAINS
 from tests.integration.test_chat import CHAT, body, served_by
 from tests.waiting import wait_until
@@ -35,6 +35,11 @@ def test_two_engines_hold_the_same_through_the_death_of_either(
                     assert reply.status_code == 200
                     assert reply.headers["x-zephyra-adapter"] == f"legal@{version}"
             broken.break_after = None
+
+
+def wait_served(http: httpx.Client, version: str) -> None:
+    """Return once this version of `legal` answers."""
+    wait_until(lambda: served_by(http.post(CHAT, json=body("legal"))) == version)
 
 
 def test_engine_killed_during_swaps(http: httpx.Client, fake: FakeEngine, second: Path) -> None:
@@ -65,9 +70,9 @@ def test_engine_killed_during_swaps(http: httpx.Client, fake: FakeEngine, second
         time.sleep(random.uniform(0, 0.1))
         fake.dead = False
         wait_until(lambda: {name.split("@")[0] for name in fake.adapters} >= {*DOMAINS, "zero"})
-        wait_until(lambda wanted=wanted: adapter(http)["route"] == {wanted: 100})  # type: ignore[misc]
-        wait_until(lambda: http.get("/ready").status_code == 200)
-        wait_until(lambda wanted=wanted: served_by(http.post(CHAT, json=body("legal"))) == f"legal@{wanted}")  # type: ignore[misc]
+        wait_routed(http, {wanted: 100})
+        wait_ready(http)
+        wait_served(http, f"legal@{wanted}")
     stop.set()
     for thread in threads:
         thread.join()

@@ -13,7 +13,7 @@ from server.gateway import Gateway, check
 from server.settings import SettingsError, load
 from server.table import RouteTable
 from tests.fake_engine import FakeEngine
-from tests.integration.administration import adapter, gateway, publish
+from tests.integration.administration import adapter, gateway, publish, wait_routed
 from tests.integration.conftest import make_adapter
 from tests.integration.test_chat import CHAT, body, served_by
 from tests.waiting import wait_until
@@ -135,7 +135,7 @@ def test_another_gateway_follows_at_its_first_look(
             reply = one.put("/admin/adapters/legal/route", json={"weights": route}, params={"wait": True})
             assert reply.json()["route"] == route
             changed.append(one.get("/admin/adapters").json()["revision"])
-            wait_until(lambda route=route: adapter(two)["route"] == route)  # type: ignore[misc]
+            wait_routed(two, route)
     assert len({id(desired) for desired, *_ in looks}) == 2
     # Whoever looked after a change had the state and the route of it when the look was over.
     assert all(read >= on_disk for _, on_disk, read, _ in looks)
