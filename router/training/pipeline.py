@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,27 @@ from router.training.collect import OUTLIER, Prompt, collect, load_corpus, read
 from router.training.distil import Schedule, distil, load, logits, save
 from router.training.export import export
 from router.training.followups import FOLLOWUP, followups
-from router.training.student import Design
+from router.training.student import Design, Student
 
 HERE = Path(__file__).parent
 PROMPTS = HERE / "prompts"
 WORDS = HERE / "words.txt"
 SHIPPED = frozenset(("code", "sql", "math", "medical", "finance", "legal", "support", "general"))
 """The label set that the project's own prompts belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What every student of a run is taught with, but for the rows."""
+
+    names: tuple[str, ...]
+    tokenizer: Tokenizer
+    vectors: NDArray[np.float32]
+    design: Design
+    schedule: Schedule
+
+    def teach(self, rows: Sequence[Prompt], soft: NDArray[np.float32] | None) -> Student:
+        return distil(rows, self.tokenizer, self.vectors, self.design, self.schedule, soft, self.names)
 
 
 def train(
@@ -78,13 +92,14 @@ def train(
     tokenizer, vectors = _vocabulary_stage(work, width)
     design = Design(hidden=128, pair_buckets=32_768, pair_width=24, seed=seed)
     schedule = Schedule(epochs=epochs, draws=draws or max(8_000, len(rows)))
+    lesson = Lesson(names, tokenizer, vectors, design, schedule)
     if soft is not None and ensemble:
-        rows, soft = _ensemble_stage(rows, names, work, ensemble, tokenizer, vectors, design, schedule, soft)
-    held = _fold_stage(rows, names, work, folds, tokenizer, vectors, design, schedule, soft)
+        rows, soft = _ensemble_stage(rows, work, ensemble, lesson, soft)
+    held = _fold_stage(rows, work, folds, lesson, soft)
     student_file = work / "student" / "student.pt"
     if not student_file.is_file():
         print("distil: the last student", flush=True)
-        student = distil(rows, tokenizer, vectors, design, schedule, soft, names)
+        student = lesson.teach(rows, soft)
         save(student, names, student_file.parent)
     student, _ = load(student_file)
     counts = weights(rows) * [row.form != spans.FORM for row in rows]
@@ -181,15 +196,7 @@ def _vocabulary_stage(work: Path, width: int) -> tuple[Tokenizer, NDArray[np.flo
 
 
 def _ensemble_stage(
-    rows: list[Prompt],
-    names: tuple[str, ...],
-    work: Path,
-    count: int,
-    tokenizer: Tokenizer,
-    vectors: NDArray[np.float32],
-    design: Design,
-    schedule: Schedule,
-    soft: NDArray[np.float32],
+    rows: list[Prompt], work: Path, count: int, lesson: Lesson, soft: NDArray[np.float32]
 ) -> tuple[list[Prompt], NDArray[np.float32]]:
     """The rows and soft labels, those of the spans now the mean of the teacher's and of ``count`` students'."""
     given = [row for row in rows if row.form != spans.FORM]
@@ -199,25 +206,17 @@ def _ensemble_stage(
         stored = work / "ensemble" / f"{number}.npy"
         if not stored.is_file():
             print(f"ensemble: student {number} of {count}", flush=True)
-            other = replace(design, seed=design.seed + number)
-            student = distil(rows, tokenizer, vectors, other, schedule, soft, names)
+            other = replace(lesson, design=replace(lesson.design, seed=lesson.design.seed + number))
+            student = other.teach(rows, soft)
             stored.parent.mkdir(exist_ok=True)
-            np.save(stored, softmax(logits(student, tokenizer, texts)))
+            np.save(stored, softmax(logits(student, lesson.tokenizer, texts)))
         found.append(np.load(stored))
     mean = np.asarray(np.mean(found, axis=0), dtype=np.float32)
-    return given + spans.labelled(texts, mean, names), np.concatenate([soft[: len(given)], mean])
+    return given + spans.labelled(texts, mean, lesson.names), np.concatenate([soft[: len(given)], mean])
 
 
 def _fold_stage(
-    rows: list[Prompt],
-    names: tuple[str, ...],
-    work: Path,
-    count: int,
-    tokenizer: Tokenizer,
-    vectors: NDArray[np.float32],
-    design: Design,
-    schedule: Schedule,
-    soft: NDArray[np.float32] | None,
+    rows: list[Prompt], work: Path, count: int, lesson: Lesson, soft: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
     """Logits of every row by a student that saw none of its source."""
     stored = work / "held_out.npy"
@@ -225,22 +224,15 @@ def _fold_stage(
         return np.asarray(np.load(stored))
     which = calibrate.folds(rows, count)
     labelled = np.array([row.form != spans.FORM for row in rows])  # spans would leak from the held-out sources
-    result = np.zeros((len(rows), len(names)), dtype=np.float32)
+    result = np.zeros((len(rows), len(lesson.names)), dtype=np.float32)
     for fold in range(count):
         print(f"fold {fold + 1}/{count}", flush=True)
         seen = np.nonzero((which != fold) & labelled)[0]
-        student = distil(
-            [rows[i] for i in seen],
-            tokenizer,
-            vectors,
-            design,
-            replace(schedule, draws=len(seen)),
-            None if soft is None else soft[seen],
-            names,
-        )
+        shorter = replace(lesson, schedule=replace(lesson.schedule, draws=len(seen)))
+        student = shorter.teach([rows[i] for i in seen], None if soft is None else soft[seen])
         hidden = np.nonzero(which == fold)[0]
         if len(hidden):
-            result[hidden] = logits(student, tokenizer, [rows[i].text for i in hidden])
+            result[hidden] = logits(student, lesson.tokenizer, [rows[i].text for i in hidden])
     np.save(stored, result)
     return result
 
