@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from loadtests.processes import fake_engine, gateway
-from loadtests.system import BUNDLE, finish
+from loadtests.system import BUNDLE, finish, wait_for
 
 SECONDS = 60.0
 ADAPTER = "/admin/adapters/changed"
@@ -56,8 +56,13 @@ def change(first: httpx.Client, second: httpx.Client, route: dict[str, int]) -> 
 
 def unloaded(first: httpx.Client, version: str) -> None:
     """Return once the version has left the engine, so that the next swap loads it again."""
-    while version not in (v["version"] for v in first.get(ADAPTER).json()["versions"] if v["phase"] == "retired"):
-        time.sleep(0.01)
+
+    def phase() -> str:
+        versions = first.get(ADAPTER).json()["versions"]
+        return str(next(each["phase"] for each in versions if each["version"] == version))
+
+    if not wait_for(lambda: phase() == "retired"):
+        raise SystemExit(f"{version} was not unloaded: it is {phase()}")
 
 
 def run(changes: int) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.system import BUNDLE, System, finish, system
+from loadtests.system import BUNDLE, System, finish, system, wait_for
 
 SOURCES = ("legal", "code", "sql", "math")
 GONE_SECONDS = 120.0
@@ -30,11 +30,8 @@ def cycle(http: httpx.Client, source: str) -> None:
     if (reply := http.post("/v1/chat/completions", json=body)).status_code != 200:
         raise SystemExit(f"not answered: {reply.text}")
     http.delete(path).raise_for_status()
-    deadline = time.monotonic() + GONE_SECONDS
-    while http.get(path).status_code != 404:
-        if time.monotonic() > deadline:
-            raise SystemExit("the adapter was not removed")
-        time.sleep(0.02)
+    if not wait_for(lambda: http.get(path).status_code == 404, GONE_SECONDS):
+        raise SystemExit("the adapter was not removed")
 
 
 def run(options: argparse.Namespace, running: System) -> dict[str, Any]:

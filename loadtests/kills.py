@@ -14,17 +14,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from loadtests.system import BUNDLE, System, finish, system
+from loadtests.system import BUNDLE, System, finish, system, wait_for
 
 PROMPTS = ("Who pays?", "What is a lease?", "Count to ten.", "Say it again.")
-# How long an engine that is ready may take until all is as desired again.
-SETTLE_SECONDS = 180.0
 
 
 class Watch:
@@ -75,16 +72,6 @@ def admin(http: httpx.Client, method: str, path: str, body: dict[str, Any]) -> A
 def phases(http: httpx.Client) -> dict[str, str]:
     """Version -> its phase now."""
     return {each["version"]: each["phase"] for each in http.get("/admin/adapters/swapped").json()["versions"]}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def swap(http: httpx.Client, wanted: str, other: str) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +19,8 @@ import psutil
 from loadtests.overhead import machine
 from loadtests.processes import ROOT, free_port
 
+# How long an engine that is ready may take until all is as desired again.
+SETTLE_SECONDS = 180.0
 BUNDLE = ROOT / "adapters" / "bundle"
 START_SECONDS = 1200.0
 
@@ -82,6 +84,16 @@ def system(log: Path | None = None) -> Iterator[System]:
                 process.wait(90)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def finish(found: dict[str, Any], file: Path | None) -> NoReturn:
